@@ -1,0 +1,215 @@
+"""The two contracts of the platform: what a data module gives and what every method returns.
+
+Image frame: pixels of the tensor ``image``; x right, y down, the centre of the top-left pixel is (0, 0); z in the same
+pixel units, larger towards the viewer. Object frame: millimetres; x to the image right of a frontal face, y up, z
+towards the viewer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from typing_extensions import NotRequired, TypedDict
+
+from lightning_faces.errors import ConfigurationError
+from lightning_faces.geometry.camera import transform_points, transform_pose
+
+
+class FaceBatch(TypedDict):
+    """A batch of faces. A value that a sample lacks is 0, never NaN; ``has[key]`` says which samples have it."""
+
+    image: Tensor
+    """Float32 ``[B, 3, H, W]`` RGB in [0, 1]."""
+    index: Tensor
+    """Int64 ``[B]``, position of the sample in its data set."""
+    sample_id: list[str]
+    box: Tensor
+    """``[B, 4]`` face box (x0, y0, x1, y1), image frame."""
+    crop_to_file: Tensor
+    """``[B, 2, 3]`` transform of image pixels to the file's own pixels."""
+    has: dict[str, Tensor]
+    """For each target key, bool ``[B]``."""
+    subject: Tensor
+    """Int64 ``[B]``, -1 where unknown; likewise ``view``, ``sequence`` and ``frame``."""
+    view: Tensor
+    sequence: Tensor
+    frame: Tensor
+
+    landmarks: NotRequired[Tensor]
+    """``[B, L, 3]`` image frame."""
+    landmark_mask: NotRequired[Tensor]
+    """Bool ``[B, L, 3]``: which coordinates are annotated (a 2D label has no depth)."""
+    visible: NotRequired[Tensor]
+    """Bool ``[B, L]``."""
+    face_size: NotRequired[Tensor]
+    """``[B]``, sqrt(w * h) of the box of the true projected landmarks, pixels."""
+    yaw: NotRequired[Tensor]
+    """``[B]`` degrees, of the head in the file (a crop's rotation in the plane does not change it)."""
+    pose: NotRequired[Tensor]
+    """``[B, 6]``: scale in px/mm, pitch, yaw, roll in radians, tx, ty."""
+    coefficients: NotRequired[Tensor]
+    """``[B, K]`` identity then expression, in standard deviations."""
+    vertices: NotRequired[Tensor]
+    """``[B, V, 3]`` image frame."""
+    position_map: NotRequired[Tensor]
+    """``[B, 3, U, U]`` image frame."""
+    pncc: NotRequired[Tensor]
+    """``[B, 3, H, W]`` object frame, millimetres on the mean face; likewise ``offsets`` from it."""
+    offsets: NotRequired[Tensor]
+    face_mask: NotRequired[Tensor]
+    """``[B, 1, H, W]`` in [0, 1]: where pncc and offsets are valid."""
+    previous_coefficients: NotRequired[Tensor]
+    """``[B, K]``, Richardson's alpha_t, which ``shading`` and ``geometry_mask`` ``[B, 1, H, W]`` show."""
+    shading: NotRequired[Tensor]
+    geometry_mask: NotRequired[Tensor]
+
+
+@dataclass(frozen=True)
+class FaceSpec:
+    """What a data module gives, or a method needs; None on the method's side means that any value will do.
+
+    Attributes:
+        image_size: Side of ``image`` in pixels.
+        landmark_scheme: Name of a scheme in ``geometry/landmarks.py``.
+        face_model: Name of the morphable model of the dense targets and the coefficients.
+        face_model_hash: Content hash of that model.
+        num_identity: Number of identity coefficients.
+        num_expression: Number of expression coefficients.
+        num_vertices: Number of vertices V.
+        position_map_size: Side U of the position map.
+    """
+
+    image_size: int | None = None
+    landmark_scheme: str | None = None
+    face_model: str | None = None
+    face_model_hash: str | None = None
+    num_identity: int | None = None
+    num_expression: int | None = None
+    num_vertices: int | None = None
+    position_map_size: int | None = None
+
+
+def check_compatible(
+    method: str, needs: FaceSpec, requires: frozenset[str], data: str, gives: FaceSpec, targets: frozenset[str]
+) -> None:
+    """Refuse a method and a data module that do not fit, before any work is lost.
+
+    Args:
+        method: Name of the method, for the message.
+        needs: What the method needs.
+        requires: Target keys that the method trains on (empty where none is needed, as in prediction).
+        data: Name of the data module, for the message.
+        gives: What the data module gives.
+        targets: Target keys that the data module can give.
+
+    Raises:
+        ConfigurationError: In one sentence that names both sides and what would fit.
+    """
+    for field in fields(FaceSpec):
+        wanted, offered = getattr(needs, field.name), getattr(gives, field.name)
+        if wanted is not None and offered is not None and wanted != offered:
+            raise ConfigurationError(
+                f"{method} was built for {field.name} {wanted!r} but {data} gives {offered!r}: "
+                f"set {field.name} to the same value for both, or use data made with {wanted!r}."
+            )
+    missing = sorted(requires - targets)
+    if missing:
+        raise ConfigurationError(
+            f"{method} trains on {', '.join(missing)}, which {data} does not give (it gives "
+            f"{', '.join(sorted(targets)) or 'images only'}): choose data with {'it' if len(missing) == 1 else 'them'}."
+        )
+
+
+SAMPLE_NUMBERS = ("subject", "view", "sequence", "frame")
+
+
+def collate_faces(samples: Sequence[Mapping[str, Any]], shapes: Mapping[str, tuple[int, ...]]) -> FaceBatch:
+    """Stack samples into a batch; a target that a sample lacks becomes 0 and its ``has`` False.
+
+    Args:
+        samples: Dicts with ``image`` ``[3, H, W]``, ``index``, ``sample_id``, ``box``, ``crop_to_file`` and any targets,
+            without the batch dimension.
+        shapes: The targets of the batch and their shapes without the batch dimension. A target that is not listed is
+            dropped.
+
+    Returns:
+        The batch; every key of ``shapes`` is there, float32 or bool.
+
+    Raises:
+        ConfigurationError: If a sample's target has another shape than listed.
+    """
+    batch: dict[str, Any] = {
+        "index": torch.tensor([int(s["index"]) for s in samples], dtype=torch.int64),
+        "sample_id": [str(s["sample_id"]) for s in samples],
+    }
+    for key in ("image", "box", "crop_to_file"):
+        batch[key] = torch.stack([torch.as_tensor(s[key], dtype=torch.float32) for s in samples])
+    for key in SAMPLE_NUMBERS:
+        batch[key] = torch.tensor([int(s.get(key, -1)) for s in samples], dtype=torch.int64)
+    has: dict[str, Tensor] = {}
+    for key, shape in shapes.items():
+        values = []
+        for sample in samples:
+            value = sample.get(key)
+            if value is None:
+                value = torch.zeros(shape, dtype=torch.bool if key in _BOOLEAN else torch.float32)
+            value = torch.as_tensor(value)
+            if tuple(value.shape) != tuple(shape):
+                raise ConfigurationError(
+                    f"Sample {sample['sample_id']} has {key} of shape {tuple(value.shape)} but the batch wants "
+                    f"{tuple(shape)}: use a method and data of the same landmark scheme and face model."
+                )
+            values.append(value if value.dtype == torch.bool else value.to(torch.float32))
+        batch[key] = torch.stack(values)
+        has[key] = torch.tensor([s.get(key) is not None for s in samples])
+    batch["has"] = has
+    return batch  # type: ignore[return-value]
+
+
+_BOOLEAN = frozenset({"landmark_mask", "visible"})
+
+
+@dataclass(frozen=True)
+class FacePrediction:
+    """What every method returns for a batch, in the image frame.
+
+    Attributes:
+        landmarks: ``[B, 68, 3]`` pixels.
+        vertices: ``[B, V, 3]`` pixels, or None.
+        coefficients: ``[B, K]`` identity then expression in standard deviations, or None.
+        pose: ``[B, 6]`` (scale px/mm, pitch, yaw, roll in radians, tx, ty), or None.
+    """
+
+    landmarks: Tensor
+    vertices: Tensor | None = None
+    coefficients: Tensor | None = None
+    pose: Tensor | None = None
+
+    def to_file(self, crop_to_file: Tensor) -> FacePrediction:
+        """Map the prediction to the pixels of the photograph.
+
+        Args:
+            crop_to_file: ``[B, 2, 3]`` as in the batch.
+
+        Returns:
+            The same faces in file pixels; the pose is mapped by the transform's similarity part.
+        """
+        return replace(
+            self,
+            landmarks=transform_points(crop_to_file, self.landmarks),
+            vertices=None if self.vertices is None else transform_points(crop_to_file, self.vertices),
+            pose=None if self.pose is None else transform_pose(crop_to_file, self.pose),
+        )
+
+    def detach(self) -> FacePrediction:
+        """The same prediction without its graph."""
+        return FacePrediction(
+            **{
+                field.name: None if getattr(self, field.name) is None else getattr(self, field.name).detach()
+                for field in fields(self)
+            }
+        )
