@@ -1,0 +1,56 @@
+"""Samplers whose order depends on the seed and the epoch alone: not on workers, ranks or interruptions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from torch.utils.data import Dataset, DistributedSampler
+
+SampleKey = tuple[int, int]
+"""(index of the sample, number of the draw): the draw seeds the augmentation, so each epoch sees new ones."""
+
+
+class TrainSampler(DistributedSampler[SampleKey]):
+    """A new permutation each epoch, sharded over ranks, that can start in the middle of an epoch.
+
+    Yields (index, epoch) pairs. The last ``n % num_replicas`` samples of a permutation are left out, so that all
+    ranks take the same number of steps. It subclasses ``DistributedSampler`` because Lightning replaces others.
+
+    Args:
+        dataset: Anything with a length.
+        num_replicas: Number of ranks.
+        rank: This rank.
+        seed: Seed of the order.
+        skip: Samples per rank to leave out at the start of epoch ``skip_epoch`` (they were seen before a resume).
+        skip_epoch: The epoch that ``skip`` belongs to.
+    """
+
+    def __init__(
+        self, dataset: Dataset[object], num_replicas: int, rank: int, seed: int, skip: int = 0, skip_epoch: int = 0
+    ) -> None:
+        super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=True, seed=seed, drop_last=True)  # type: ignore[arg-type]
+        self.skip, self.skip_epoch = skip, skip_epoch
+
+    def __iter__(self) -> Iterator[SampleKey]:
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(len(self.dataset))  # type: ignore[arg-type]
+        mine = order[self.rank : len(self) * self.num_replicas : self.num_replicas]
+        start = self.skip if self.epoch == self.skip_epoch else 0
+        return iter([(int(index), self.epoch) for index in mine[start:]])
+
+
+class EvaluationSampler(DistributedSampler[SampleKey]):
+    """Each sample exactly once over all ranks, in order and without padding.
+
+    Lightning's default repeats samples so that ranks have equal counts, which counts some of them twice.
+    """
+
+    def __init__(self, dataset: Dataset[object], num_replicas: int, rank: int) -> None:
+        super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=False)  # type: ignore[arg-type]
+        self.indices = range(rank, len(dataset), num_replicas)  # type: ignore[arg-type]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[SampleKey]:
+        return iter([(index, 0) for index in self.indices])
