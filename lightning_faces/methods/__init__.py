@@ -1,0 +1,7 @@
+"""The methods, one file each; importing this package makes their short names known to the command line."""
+
+from lightning_faces.methods.base import FaceMethod
+from lightning_faces.methods.mean_landmarks import MeanLandmarks
+from lightning_faces.methods.zhao2016 import Zhao2016
+
+__all__ = ["FaceMethod", "MeanLandmarks", "Zhao2016"]
