@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MeanMetric, MetricCollection
 
 from lightning_faces.batch import FaceBatch, FacePrediction, FaceSpec
-from lightning_faces.metrics import GroundTruthError, NormalizedMeanError
+from lightning_faces.metrics import landmark_arguments, landmark_metrics
 
 
 class FaceMethod(LightningModule, ABC):
@@ -44,9 +44,8 @@ class FaceMethod(LightningModule, ABC):
         self.make_optimizer = optimizer
         self.make_lr_scheduler = lr_scheduler
         self.lr_scheduler_interval = lr_scheduler_interval
-        metrics = MetricCollection({"nme": NormalizedMeanError(), "gte": GroundTruthError()})
-        self.val_metrics = metrics.clone(prefix="val/")
-        self.test_metrics = metrics.clone(prefix="test/")
+        self.val_metrics = landmark_metrics().clone(prefix="val/")
+        self.test_metrics = landmark_metrics(yaw_bins=True).clone(prefix="test/")
         self.val_loss = MeanMetric()
 
     @property
@@ -74,22 +73,12 @@ class FaceMethod(LightningModule, ABC):
     def validation_step(self, batch: FaceBatch, batch_idx: int) -> dict[str, FacePrediction]:
         """Score one batch; its prediction goes to callbacks as ``prediction``."""
         self.val_loss.update(self.losses(batch)["total"], weight=len(batch["index"]))
+        self.log("val/loss", self.val_loss, batch_size=len(batch["index"]))
         return self._evaluate(batch, self.val_metrics)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the validation loss and metrics, the same on all ranks."""
-        self._log_metrics({"val/loss": self.val_loss.compute(), **self.val_metrics.compute()})
-        self.val_loss.reset()
-        self.val_metrics.reset()
 
     def test_step(self, batch: FaceBatch, batch_idx: int) -> dict[str, FacePrediction]:
         """Score one batch; its prediction goes to callbacks as ``prediction``."""
         return self._evaluate(batch, self.test_metrics)
-
-    def on_test_epoch_end(self) -> None:
-        """Log the test metrics, the same on all ranks."""
-        self._log_metrics(self.test_metrics.compute())
-        self.test_metrics.reset()
 
     def predict_step(self, batch: FaceBatch, batch_idx: int) -> FacePrediction:
         """The faces of a batch in the pixels of their files."""
@@ -97,21 +86,10 @@ class FaceMethod(LightningModule, ABC):
 
     def _evaluate(self, batch: FaceBatch, metrics: MetricCollection) -> dict[str, FacePrediction]:
         prediction = self.predict_faces(batch)
-        known = batch["has"]["landmarks"]
-        if bool(known.any()):
-            metrics.update(
-                preds=prediction.landmarks[known],
-                target=batch["landmarks"][known],
-                index=batch["index"][known],
-                face_size=batch["face_size"][known],
-                yaw=batch["yaw"][known],
-            )
+        metrics.update(**landmark_arguments(prediction.landmarks, batch))
+        # Metric objects, not values: Lightning computes them once, over all ranks.
+        self.log_dict(metrics, batch_size=len(batch["index"]), prog_bar=True)  # type: ignore[arg-type]
         return {"prediction": prediction}
-
-    def _log_metrics(self, values: dict[str, Any]) -> None:
-        # Computed over all ranks already: a second reduction by Lightning would only cost time.
-        for name, value in values.items():
-            self.log(name, value, prog_bar=name == self.monitor, rank_zero_only=False, sync_dist=False)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Optimizer and schedule over the parameters that require a gradient."""
