@@ -1,0 +1,222 @@
+"""Zhao 2016: losses against their equations, the depth network's range, an overfit, and what each stage trains."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from lightning_faces.batch import FaceBatch, collate_faces
+from lightning_faces.errors import ConfigurationError
+from lightning_faces.methods import Zhao2016
+from lightning_faces.methods.zhao2016 import (
+    DepthNetwork,
+    depth_loss,
+    error_difference_loss,
+    local_loss,
+    pairwise_loss,
+    standardize,
+)
+
+SHAPES: dict[str, tuple[int, ...]] = {
+    "landmarks": (68, 3),
+    "landmark_mask": (68, 3),
+    "face_size": (),
+    "yaw": (),
+}
+
+
+def face_batch(count: int, image_size: int = 32, seed: int = 0) -> FaceBatch:
+    """Noise images with noise landmarks: enough to overfit."""
+    rng = np.random.default_rng(seed)
+    samples: list[dict[str, Any]] = []
+    for index in range(count):
+        landmarks = rng.uniform(0.2 * image_size, 0.8 * image_size, size=(68, 3))
+        landmarks[:, 2] -= landmarks[:, 2].mean()
+        low, high = landmarks[:, :2].min(axis=0), landmarks[:, :2].max(axis=0)
+        samples.append(
+            {
+                "image": rng.random((3, image_size, image_size)),
+                "index": index,
+                "sample_id": str(index),
+                "box": np.concatenate((low, high)),
+                "crop_to_file": np.array([[1.0, 0, 0], [0, 1, 0]]),
+                "landmarks": landmarks,
+                "landmark_mask": np.ones((68, 3), dtype=bool),
+                "face_size": np.sqrt(np.prod(high - low)),
+                "yaw": np.zeros(()),
+            }
+        )
+    return collate_faces(samples, SHAPES)
+
+
+def points(seed: int, dim: int = 2) -> Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).normal(size=(3, 7, dim)))
+
+
+ALL = torch.ones(3, 7, dtype=torch.bool)
+
+
+def loop_over_pairs(f: Tensor, o: Tensor, term: Any) -> float:
+    """Equations 3 and 4 as printed, one pair at a time."""
+    total = 0.0
+    for face, true in zip(f.numpy(), o.numpy()):
+        count = len(face)
+        total += 2 / (count * (count + 1)) * sum(
+            term(face[j], face[k], true[j], true[k]) for j in range(count) for k in range(j + 1, count)
+        )
+    return total / len(f)
+
+
+@pytest.mark.parametrize("norm", [1.0, 2.0, 3.0])
+def test_pairwise_loss_is_equation_4(norm: float) -> None:
+    expected = loop_over_pairs(
+        points(0),
+        points(1),
+        lambda fj, fk, oj, ok: (np.linalg.norm(fj - fk, norm) - np.linalg.norm(oj - ok, norm)) ** 2,
+    )
+    assert float(pairwise_loss(points(0), points(1), ALL, norm)) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("exponent", [1.0, 2.0, 3.0])
+def test_error_difference_loss_is_equation_3(exponent: float) -> None:
+    expected = loop_over_pairs(
+        points(0),
+        points(1),
+        lambda fj, fk, oj, ok: np.linalg.norm((fj - oj) - (fk - ok)) ** exponent,
+    )
+    assert float(error_difference_loss(points(0), points(1), ALL, exponent)) == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_common_shift_costs_the_local_term_only() -> None:
+    target = points(1)
+    shifted = target + torch.tensor([0.3, -0.4])
+    assert float(local_loss(shifted, target, ALL)) == pytest.approx(0.25)
+    assert float(pairwise_loss(shifted, target, ALL)) == pytest.approx(0, abs=1e-20)
+    assert float(error_difference_loss(shifted, target, ALL)) == pytest.approx(0, abs=1e-20)
+
+
+@pytest.mark.parametrize("loss", [local_loss, pairwise_loss, error_difference_loss])
+def test_unmarked_landmarks_change_nothing(loss: Any) -> None:
+    mask = ALL.clone()
+    mask[:, 5:] = False
+    spoiled = points(0)
+    spoiled[:, 5:] = 1e3
+    small = torch.ones(3, 5, dtype=torch.bool)
+    expected = loss(points(0)[:, :5], points(1)[:, :5], small)
+    torch.testing.assert_close(loss(spoiled, points(1), mask), expected)
+    assert float(loss(points(0), points(1), torch.zeros_like(ALL))) == 0.0
+
+
+@pytest.mark.parametrize("loss", [pairwise_loss, lambda f, o, m: error_difference_loss(f, o, m, 1.0)])
+def test_gradients_are_finite_where_points_coincide(loss: Any) -> None:
+    f = torch.zeros(3, 7, 2, dtype=torch.float64, requires_grad=True)
+    loss(f, torch.zeros(3, 7, 2, dtype=torch.float64), ALL).backward()
+    assert f.grad is not None
+    assert bool(f.grad.isfinite().all())
+
+
+def test_standardization_is_equation_9() -> None:
+    value = points(2, 3)
+    standard, mean, scale = standardize(value)
+    array = value.numpy()
+    spread = (array[..., 0].std(axis=1) + array[..., 1].std(axis=1)) / 2
+    expected = (array - array.mean(axis=1, keepdims=True)) / spread[:, None, None]
+    np.testing.assert_allclose(standard.numpy(), expected, atol=1e-12)
+    torch.testing.assert_close(standard * scale + mean, value)
+
+
+def test_depth_loss_is_the_unsquared_distance() -> None:
+    depth, target = torch.zeros(2, 4), torch.tensor([[3.0, 4.0, 0.0, 0.0], [1e6, 0.0, 0.0, 0.0]])
+    assert float(depth_loss(depth, target, torch.tensor([True, False]))) == pytest.approx(5.0)
+
+
+def test_printed_depth_network_cannot_leave_the_range_of_tanh() -> None:
+    torch.manual_seed(0)
+    value = torch.randn(64, 68, 2) * 30
+    for output, reaches in (("tanh", False), ("linear", True)):
+        network = DepthNetwork(68, output)  # type: ignore[arg-type]
+        with torch.no_grad():
+            network.layers[10].weight.mul_(20)  # type: ignore[operator, union-attr]
+        assert bool((network(value).abs() > 1).any()) is reaches
+        assert [m.out_features for m in network.layers if isinstance(m, torch.nn.Linear)] == [136] * 5 + [68]
+
+
+def test_two_dimensional_samples_train_the_landmark_network_only() -> None:
+    torch.manual_seed(0)
+    batch = face_batch(4)
+    batch["landmark_mask"][..., 2] = False
+    batch["landmarks"][..., 2] = 0
+    method = Zhao2016(image_size=32, channels=(4, 4, 4, 4), hidden=16)
+    losses = method.losses(batch)
+    losses["total"].backward()
+    assert float(losses["depth"].detach()) == 0.0
+    assert all(not bool(p.grad.any()) for p in method.depth_network.parameters() if p.grad is not None)
+    assert all(bool(p.grad.any()) for p in method.landmark_network.regression.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize(
+    ("stage", "landmarks_move", "depth_moves"),
+    [("joint", True, True), ("landmarks", True, False), ("depth", False, True), ("end_to_end", True, True)],
+)
+def test_stages_train_their_part(stage: Any, landmarks_move: bool, depth_moves: bool) -> None:
+    torch.manual_seed(0)
+    method = Zhao2016(image_size=32, channels=(4, 4, 4, 4), hidden=16, stage=stage)
+    method.losses(face_batch(4))["total"].backward()
+    trained = [
+        any(p.grad is not None and bool(p.grad.any()) for p in part.parameters())
+        for part in (method.landmark_network, method.depth_network)
+    ]
+    assert trained == [landmarks_move, depth_moves]
+
+
+def test_new_views_turn_the_landmarks_rigidly() -> None:
+    torch.manual_seed(0)
+    method = Zhao2016(image_size=32, channels=(4, 4, 4, 4), hidden=16, view_angles=(0.0, 90.0, 0.0))
+    face = torch.randn(5, 68, 3, dtype=torch.float64)
+    views = method._new_views(face)
+    torch.testing.assert_close(torch.cdist(views, views), torch.cdist(face, face), atol=1e-6, rtol=0)
+    torch.testing.assert_close(views[..., 1], (face - face.mean(dim=1, keepdim=True))[..., 1])  # yaw keeps heights
+    assert float((views[..., 0] - face[..., 0]).abs().max()) > 0.5
+
+
+def test_overfits_sixteen_faces() -> None:
+    torch.manual_seed(0)
+    torch.set_num_threads(2)
+    batch = face_batch(16)
+    method = Zhao2016(image_size=32, channels=(8, 16, 16, 16), hidden=128, dropout=0.0, view_angles=(0.0, 0.0, 0.0))
+    optimizer = torch.optim.Adam(method.parameters(), lr=2e-3)
+    steps = 600
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        method.losses(batch)["total"].backward()
+        optimizer.step()
+        schedule.step()
+    method.eval()
+    with torch.no_grad():
+        prediction = method.predict_faces(batch).landmarks
+    nme = ((prediction - batch["landmarks"])[..., :2].norm(dim=-1).mean(dim=1) / batch["face_size"]).mean()
+    depth = (prediction - batch["landmarks"])[..., 2].abs().mean() / 32
+    assert float(nme) < 0.005
+    assert float(depth) < 0.02
+
+
+def test_prediction_is_in_image_pixels_with_zero_mean_depth() -> None:
+    torch.manual_seed(0)
+    method = Zhao2016(image_size=40, channels=(4, 4, 4, 4), hidden=16, landmark_scheme="66").eval()
+    batch = face_batch(1, image_size=40)
+    points_3d = method.predict_faces(batch).landmarks
+    assert points_3d.shape == (1, 66, 3)
+    unit = method.landmark_network(batch["image"])
+    torch.testing.assert_close(points_3d[..., :2], unit * 20 + 19.5)
+
+
+def test_an_exponent_below_one_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"error_exponent is 0.5"):
+        Zhao2016(error_exponent=0.5)
+    assert math.isclose(Zhao2016(image_size=32, error_exponent=1.0).error_exponent, 1.0)
