@@ -103,7 +103,8 @@ def crop_matrix(box: Tensor, image_size: int, margin: float) -> Tensor:
     """Transform of file pixels to a square crop of ``image_size`` pixels around a box.
 
     The crop's side is ``margin`` times the longer side of the box; both are centred on the same point. Pixel centres
-    are integers: crop pixel c shows file position ``x0 + (c + 0.5) * side / image_size - 0.5``.
+    are integers, in the file too: crop pixel c shows file position ``left + (c + 0.5) * side / image_size``, with left
+    = box centre - side / 2.
 
     Args:
         box: (x0, y0, x1, y1) in file pixels ``[..., 4]``.
