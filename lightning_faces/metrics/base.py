@@ -1,0 +1,121 @@
+"""The base of all metrics here: one row per sample, so that no process count or sampler changes a result."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities.data import dim_zero_cat
+
+from lightning_faces.errors import ConfigurationError
+
+YawBin = Literal["0_30", "30_60", "60_90", "mean"]
+
+YAW_BINS: tuple[tuple[str, float, float], ...] = (
+    ("0_30", -1.0, 30.0),
+    ("30_60", 30.0, 60.0),
+    ("60_90", 60.0, float("inf")),
+)
+"""Name and (lower, upper] of \\|yaw\\| in degrees. The last bin has no end: a few AFLW2000-3D faces look beyond 90."""
+
+
+@dataclass(frozen=True)
+class PerSample:
+    """Errors of all samples, sorted by index, each sample once.
+
+    Attributes:
+        index: Int64 ``[N]``.
+        error: Float64 ``[N]``.
+        yaw: Float64 ``[N]`` degrees, NaN where unknown.
+    """
+
+    index: Tensor
+    error: Tensor
+    yaw: Tensor
+
+
+def yaw_bin_mask(yaw: Tensor, name: str) -> Tensor:
+    """Which samples fall into a bin of ``|yaw|``: 0_30 is ``<= 30``, 30_60 is ``(30, 60]``, 60_90 is ``> 60``."""
+    for label, low, high in YAW_BINS:
+        if label == name:
+            return (yaw.abs() > low) & (yaw.abs() <= high)
+    raise ConfigurationError(f"Unknown yaw bin {name!r}: choose one of {', '.join(label for label, _, _ in YAW_BINS)}.")
+
+
+class PerSampleMetric(Metric):
+    """Keeps columns of per-sample values with the sample's index; ``compute`` is a mean over samples in float64.
+
+    ``update`` may be called with padded or repeated samples (as a DistributedSampler makes them): ``compute`` gathers
+    the rows of all processes, sorts them by index and keeps each index once. A non-finite error makes the result NaN
+    and is reported by sample index in a warning; it is never averaged away. Samples without a single annotated point
+    are not counted.
+
+    Args:
+        columns: Names of the columns besides ``index`` and ``yaw``.
+        yaw_bin: Average over one bin of ``|yaw|`` only, or ``mean``: the mean of the three bins' means, as the field
+            reports AFLW2000-3D (NaN while a bin is empty). None: all samples alike.
+    """
+
+    full_state_update = False
+    is_differentiable = False
+    higher_is_better = False
+
+    def __init__(self, *columns: str, yaw_bin: YawBin | None = None) -> None:
+        super().__init__()
+        if yaw_bin is not None and yaw_bin not in get_args(YawBin):
+            raise ConfigurationError(f"Unknown yaw bin {yaw_bin!r}: choose one of {', '.join(get_args(YawBin))}.")
+        self.yaw_bin = yaw_bin
+        self.columns = ("index", "yaw", *columns)
+        for name in self.columns:
+            self.add_state(name, default=[], dist_reduce_fx="cat")
+
+    def per_sample(self) -> PerSample:
+        """Errors of the samples seen (of this process, outside ``sync_context``): by default the column ``error``."""
+        rows = self._rows()
+        return PerSample(rows["index"], rows["error"], rows["yaw"])
+
+    def compute(self) -> Tensor:
+        """The mean error as a float64 scalar; NaN if there is no sample or an error is not finite."""
+        rows = self.per_sample()
+        index, error, yaw = rows.index, rows.error, rows.yaw
+        bad = index[~error.isfinite()].tolist()
+        if bad:
+            shown = ", ".join(map(str, bad[:10])) + (", ..." if len(bad) > 10 else "")
+            warnings.warn(
+                f"{type(self).__name__}: the error of {len(bad)} of {len(index)} samples is not finite "
+                f"(index {shown}), so the result is NaN.",
+                stacklevel=2,
+            )
+            error = torch.where(error.isfinite(), error, float("nan"))
+        values = self.contribution(error)
+        if self.yaw_bin is None:
+            return values.mean()
+        if self.yaw_bin == "mean":
+            return torch.stack([values[yaw_bin_mask(yaw, name)].mean() for name, _, _ in YAW_BINS]).mean()
+        return values[yaw_bin_mask(yaw, self.yaw_bin)].mean()
+
+    def contribution(self, error: Tensor) -> Tensor:
+        """What each sample adds to the mean: its error, unless a subclass says otherwise."""
+        return error
+
+    def _store(self, index: Tensor, yaw: Tensor | None, keep: Tensor, **columns: Tensor) -> None:
+        if yaw is None:
+            yaw = torch.full(index.shape, float("nan"), device=index.device)
+        values = {"index": index, "yaw": yaw.to(torch.float64), **columns}
+        for name in self.columns:
+            getattr(self, name).append(values[name].detach()[keep])
+
+    def _rows(self) -> dict[str, Tensor]:
+        index = getattr(self, "index")  # noqa: B009  (a state: a list, or one tensor after synchronisation)
+        if isinstance(index, list) and not index:
+            empty = torch.zeros(0, dtype=torch.float64, device=self.device)
+            return {name: empty.to(torch.int64) if name == "index" else empty for name in self.columns}
+        rows = {name: dim_zero_cat(getattr(self, name)) for name in self.columns}
+        ordered, order = rows["index"].sort(stable=True)
+        first = torch.ones_like(ordered, dtype=torch.bool)
+        first[1:] = ordered[1:] != ordered[:-1]
+        return {name: value[order[first]] for name, value in rows.items()}
