@@ -130,7 +130,7 @@ def landmark_groups(scheme: str, mapping: Sequence[int | Sequence[int]] | None =
         if known.groups is None:
             raise ConfigurationError(
                 f"The {scheme}-point scheme ({known.description}) has no published map to the 68 points: give a "
-                f"mapping with {known.size} entries, each a 0-based index among the 68, a list of them to average, or []."
+                f"mapping with {known.size} entries, each a 0-based index of the 68, a list of them, or []."
             )
         return known.groups
     if known.groups is not None:
