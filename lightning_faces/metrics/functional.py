@@ -23,12 +23,13 @@ from torch import Tensor
 
 from lightning_faces.errors import ConfigurationError
 from lightning_faces.geometry.alignment import apply_similarity, similarity_transform
+from lightning_faces.geometry.landmarks import outer_eye_corners
 
 Normalizer = Literal["bbox", "interocular", "outer_interocular", "diagonal"]
 DepthRule = Literal["raw", "mean", "min", "similarity"]
 Criterion = Literal["squared", "unsquared"]
 
-OUTER_EYE_CORNERS = (36, 45)
+
 _RIGHT_EYE, _LEFT_EYE = slice(36, 42), slice(42, 48)
 _SCHEMES_WITH_EYES = (68, 66)
 
@@ -224,13 +225,15 @@ def iterative_closest_point_error(
 
 
 def outer_interocular_distance(landmarks: Tensor) -> Tensor:
-    """Distance between the outer eye corners of 68 or 66 points ``[..., L, D]``, shape ``[...]``, in their unit."""
-    if landmarks.shape[-2] not in _SCHEMES_WITH_EYES:
-        raise ConfigurationError(
-            f"The distance of the eyes needs the scheme of 68 or 66 landmarks, not {landmarks.shape[-2]} points: "
-            "give the landmarks as reference, or choose the normaliser bbox."
-        )
-    right, left = OUTER_EYE_CORNERS
+    """Distance between the outer eye corners of the landmarks ``[..., L, D]`` of a scheme, ``[...]``, in their unit.
+
+    Raises:
+        ConfigurationError: If there is no scheme of L landmarks, or it lacks those corners.
+    """
+    try:
+        right, left = outer_eye_corners(landmarks.shape[-2])
+    except ValueError:  # ConfigurationError is one too
+        raise _no_eyes(landmarks) from None
     return _norm(landmarks[..., right, :] - landmarks[..., left, :])
 
 
@@ -317,7 +320,8 @@ def _face_measure(points: Tensor, scored: Tensor, normalizer: Normalizer) -> Ten
     if normalizer == "outer_interocular":
         return outer_interocular_distance(points)
     if normalizer == "interocular":
-        outer_interocular_distance(points)  # refuses other schemes
+        if points.shape[-2] not in _SCHEMES_WITH_EYES:
+            raise _no_eyes(points)
         return _norm(points[..., _RIGHT_EYE, :].mean(dim=-2) - points[..., _LEFT_EYE, :].mean(dim=-2))
     raise _unknown("normaliser", normalizer, get_args(Normalizer))
 
@@ -393,6 +397,13 @@ def _iterate_closest_points(
         previous = spread
     result: np.ndarray = distance
     return result
+
+
+def _no_eyes(points: Tensor) -> ConfigurationError:
+    return ConfigurationError(
+        f"The distance of the eyes cannot be measured on {points.shape[-2]} points: give the true 68 or 66 landmarks "
+        "as reference, or choose the normaliser bbox."
+    )
 
 
 def _unknown(what: str, value: object, known: tuple[str, ...]) -> ConfigurationError:

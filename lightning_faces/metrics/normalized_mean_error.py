@@ -68,7 +68,8 @@ class NormalizedMeanError(PerSampleMetric):
             face_size: ``[B]`` in the points' unit.
             visible: Bool ``[B, L]``.
             landmark_mask: Bool ``[B, L]`` or ``[B, L, >=D]``, which points or coordinates are annotated.
-            reference: Points ``[B, N, >=D]`` that the normaliser is measured on, for dense points.
+            reference: Points ``[B, N, >=D]`` that the normaliser is measured on, for dense points (not used where
+                ``face_size`` is).
 
         Raises:
             ConfigurationError: If visibility or a given size is asked for and absent, or shapes do not fit.
@@ -85,7 +86,7 @@ class NormalizedMeanError(PerSampleMetric):
             preds,
             target,
             self.normalizer if self.normalizer != "given" else "bbox",  # type: ignore[arg-type]
-            size=face_size if self.normalizer in ("bbox", "given") and reference is None else None,
+            size=face_size if self.normalizer in ("bbox", "given") else None,
             depth=self.depth,
             mask=scored,
             reference=reference,

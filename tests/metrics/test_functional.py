@@ -203,5 +203,7 @@ def test_wrong_options_are_named() -> None:
         functional.normalized_mean_error(preds, target, depth="median")
     with pytest.raises(ConfigurationError, match=r"\(5, 68, 3\).*\(5, 66, 3\)"):
         functional.normalized_mean_error(preds, target[:, :66])
-    with pytest.raises(ConfigurationError, match="21 points"):
-        functional.ground_truth_error(preds[:, :21], target[:, :21])
+    with pytest.raises(ConfigurationError, match="17 points"):
+        functional.ground_truth_error(preds[:, :17], target[:, :17])
+    with pytest.raises(ConfigurationError, match="51 points"):
+        functional.normalized_mean_error(preds[:, :51], target[:, :51], "interocular")
