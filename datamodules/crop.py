@@ -19,6 +19,7 @@ from lightning_faces.geometry.camera import (
     crop_matrix,
     face_size,
     invert_affine,
+    scale_of,
     transform_points,
     transform_pose,
 )
@@ -137,8 +138,13 @@ def crop_face(
         values = targets["position_map"].double()
         moved = transform_points(matrix, values.reshape(3, -1).T)
         targets["position_map"] = moved.T.reshape(values.shape).float()
-    if "landmarks" in targets and "face_size" in targets:
-        targets["face_size"] = face_size(targets["landmarks"])
+    if "landmarks" in targets:
+        mask = targets.get("landmark_mask", torch.ones_like(targets["landmarks"], dtype=torch.bool))
+        if "face_size" in targets:
+            # The box of some of the points is not the face's, so there the file's size is scaled.
+            known = targets["face_size"] * float(scale_of(matrix))
+            targets["face_size"] = face_size(targets["landmarks"]) if mask[:, :2].all() else known
+        targets["landmarks"] = targets["landmarks"] * mask
     warp = matrix.numpy()
     for key in IMAGE_TARGETS:
         if key in targets:
