@@ -98,15 +98,15 @@ def paint(
     iris_only = iris - pupil
     white = canvas.eyeball * (1.0 - iris)
 
-    base = np.array((0.55, 0.38, 0.29))
+    base = np.array((0.50, 0.335, 0.255))
     mean = np.ones_like(canvas.position) * base
     for mask, colour, strength in (
-        (cheeks, (0.60, 0.34, 0.27), 0.5),
-        (nose_tip, (0.58, 0.35, 0.28), 0.5),
-        (under_eyes, (0.44, 0.29, 0.25), 0.4),
-        (beard, (0.42, 0.32, 0.27), 0.25),
+        (cheeks, (0.53, 0.29, 0.23), 0.5),
+        (nose_tip, (0.52, 0.30, 0.24), 0.5),
+        (under_eyes, (0.40, 0.26, 0.21), 0.4),
+        (beard, (0.38, 0.28, 0.23), 0.25),
         (lids, (0.24, 0.16, 0.12), 0.75),
-        (lips, (0.50, 0.24, 0.21), 0.9),
+        (lips, (0.44, 0.21, 0.18), 0.9),
         (brows, (0.17, 0.11, 0.08), 0.75),
         (white, (0.78, 0.75, 0.72), 1.0),
         (iris_only, (0.22, 0.17, 0.13), 1.0),
@@ -119,23 +119,23 @@ def paint(
     low, middle, fine = (_noise(canvas, generator, sigma) for sigma in (24.0, 10.0, 4.0))
     left_right = np.tanh(x / 30.0)
     modes: list[tuple[str, Floats, tuple[float, float, float], float]] = [
-        ("skin_light", tone, (1.0, 0.93, 0.84), 0.17),
-        ("skin_warm", tone, (0.75, -0.15, -1.0), 0.035),
-        ("skin_red", tone, (1.0, -0.7, -0.5), 0.030),
-        ("cheeks_red", np.maximum(cheeks, nose_tip) * (1.0 - lips), (0.6, -1.0, -0.8), 0.035),
-        ("blotches_coarse", tone * low, (1.0, 0.9, 0.8), 0.030),
-        ("blotches_medium", tone * middle, (1.0, 1.0, 0.9), 0.022),
-        ("freckles", tone * fine, (0.8, 1.0, 1.0), 0.018),
-        ("side_to_side", tone * left_right, (1.0, 0.95, 0.9), 0.015),
-        ("lips_red", lips, (0.9, -1.0, -0.6), 0.060),
-        ("lips_dark", lips, (-1.0, -0.7, -0.6), 0.060),
-        ("brows_light", brows, (1.0, 0.75, 0.5), 0.070),
-        ("brows_high", np.clip(brow_upper - brows, 0.0, 1.0), (-1.0, -0.85, -0.7), 0.100),
-        ("beard_shadow", beard, (-1.0, -0.75, -0.6), 0.060),
-        ("under_eyes_dark", under_eyes, (-1.0, -0.9, -0.6), 0.040),
-        ("lids_dark", lids, (-1.0, -0.85, -0.7), 0.050),
-        ("iris_light", iris_only, (0.7, 0.9, 1.0), 0.090),
-        ("iris_blue", iris_only, (-0.7, 0.1, 1.0), 0.060),
+        ("skin_light", tone, (1.0, 0.80, 0.70), 0.135),
+        ("skin_warm", tone, (0.8, 0.0, -1.0), 0.020),
+        ("skin_red", tone, (1.0, -0.6, -0.5), 0.018),
+        ("cheeks_red", np.maximum(cheeks, nose_tip) * (1.0 - lips), (0.5, -1.0, -0.8), 0.022),
+        ("blotches_coarse", tone * low, (1.0, 0.85, 0.75), 0.012),
+        ("blotches_medium", tone * middle, (1.0, 0.9, 0.8), 0.010),
+        ("freckles", tone * fine, (0.9, 1.0, 0.9), 0.009),
+        ("side_to_side", tone * left_right, (1.0, 0.85, 0.75), 0.010),
+        ("lips_red", lips, (0.9, -1.0, -0.6), 0.030),
+        ("lips_dark", lips, (-1.0, -0.7, -0.6), 0.040),
+        ("brows_light", brows, (1.0, 0.75, 0.5), 0.045),
+        ("brows_high", np.clip(brow_upper - brows, 0.0, 1.0), (-1.0, -0.85, -0.7), 0.060),
+        ("beard_shadow", beard, (-1.0, -0.8, -0.65), 0.040),
+        ("under_eyes_dark", under_eyes, (-1.0, -0.9, -0.6), 0.025),
+        ("lids_dark", lids, (-1.0, -0.85, -0.7), 0.030),
+        ("iris_light", iris_only, (0.7, 0.9, 1.0), 0.050),
+        ("iris_blue", iris_only, (-0.7, 0.1, 1.0), 0.040),
         ("eye_white", white, (0.8, 0.9, 1.0), 0.050),
     ]
     basis = np.stack([(mask[..., None] * np.array(colour)).transpose(2, 0, 1) for _, mask, colour, _ in modes])

@@ -42,10 +42,12 @@ from lightning_faces.morphable.uv import disc_uv
 SEED = 20180908
 NUM_SAMPLES = 2000
 NUM_IDENTITY = 72
+SIZE_STD = 0.03
+"""Relative standard deviation of head size among adults (head circumference: 1.6 cm of 56 cm)."""
 ALBEDO_SIZE = 256
 EYE_FILL = 0.94
 """How much of an eye opening of the UV map its eyeball takes; the rest keeps the two apart."""
-EYE_DEPTH = 45.0
+EYE_DEPTH = 18.0
 """The eye openings take as much of the UV map as cones of this depth in mm would: irises need texels."""
 
 # Landmarks, 0-based in the 68-point order; FLIP[i] is the landmark on the other side of the face.
@@ -205,7 +207,10 @@ def sample_identities(model: Any, head: Head, count: int, generator: np.random.G
 
 
 def facial_actions(model: Any, head: Head) -> tuple[list[str], Floats]:
-    """Names and displacements ``[Ke, V, 3]`` of the facial actions that move this mesh (it has no tongue)."""
+    """Names and displacements ``[Ke, V, 3]`` of the facial actions that move this mesh (it has no tongue).
+
+    Left and right actions are made exact mirror images of each other, so that coefficients can flip a face.
+    """
     neutral = rest_vertices(model)[0]
     names, moves = [], []
     for label in model.facial_action_labels:
@@ -213,7 +218,17 @@ def facial_actions(model: Any, head: Head) -> tuple[list[str], Floats]:
         if np.abs(move).max() > 1e-6:
             names.append(str(label))
             moves.append(move)
-    return names, np.stack(moves)
+    other = [names.index(_other_side(name)) for name in names]
+    actions = np.stack(moves)
+    return names, 0.5 * (actions + actions[other][:, head.mirror] * (-1.0, 1.0, 1.0))
+
+
+def _other_side(name: str) -> str:
+    """``mouthSmileRight`` for ``mouthSmileLeft`` and the other way round; names without a side stay."""
+    for side, other in (("Left", "Right"), ("Right", "Left")):
+        if name.endswith(side):
+            return name.removesuffix(side) + other
+    return name
 
 
 def change_size(model: Any, head: Head, *parts: str) -> Floats:
@@ -225,6 +240,18 @@ def change_size(model: Any, head: Head, *parts: str) -> Floats:
             move = rest_vertices(model, local_changes_kwargs={label: 1.0})[0] - neutral
             total += np.linalg.norm(move[head.kept], axis=1)
     return total
+
+
+def calm_size(samples: Floats, mask: Bools) -> tuple[Floats, float]:
+    """Scale each shape so that sizes spread as adult heads do: the sampled mix of changes spreads them further.
+
+    Returns:
+        Shapes ``[N, V, 3]`` and the relative standard deviation of size that they had.
+    """
+    size = np.sqrt(((samples[:, mask] - samples[:, mask].mean(1, keepdims=True)) ** 2).sum(-1).mean(-1))
+    log = np.log(size) - np.log(size).mean()
+    spread = float(log.std())
+    return samples * np.exp(log * (SIZE_STD / spread - 1.0))[:, None, None], spread
 
 
 def identity_basis(samples: Floats, mirror: Ints, count: int) -> tuple[Floats, Floats, Floats]:
@@ -266,14 +293,14 @@ def semantic_points(mean: Floats, head: Head) -> dict[int, Floats]:
     """Landmarks that the mesh itself shows: lid margins, mouth line, nose tip; keys are landmark numbers."""
     right_eye, left_eye, mouth = (mean[rim] for rim in eye_and_mouth_rims(mean, head))
     found: dict[int, Floats] = {30: mean[np.where(np.abs(mean[:, 0]) < 1.0, mean[:, 2], -np.inf).argmax()]}
-    for rim, outer, upper, inner, lower in (
+    for rim, outer, upper_ids, inner, lower_ids in (
         (right_eye, 36, (37, 38), 39, (41, 40)),
         (left_eye, 45, (44, 43), 42, (46, 47)),
     ):
         sign = np.sign(rim[:, 0].mean())
         found[outer], found[inner] = rim[(rim[:, 0] * sign).argmax()], rim[(rim[:, 0] * sign).argmin()]
-        for part, ids in ((1.0, upper), (-1.0, lower)):
-            for where, number in zip((1.0 / 3.0, 2.0 / 3.0), ids, strict=True):
+        for part, pair in ((1.0, upper_ids), (-1.0, lower_ids)):
+            for where, number in zip((1.0 / 3.0, 2.0 / 3.0), pair, strict=True):
                 found[number] = _rim_at(rim, found[outer], found[inner], where, part)
     found[60], found[64] = mouth[mouth[:, 0].argmin()], mouth[mouth[:, 0].argmax()]
     for part, ids in ((1.0, (61, 62, 63)), (-1.0, (67, 66, 65))):
@@ -549,7 +576,7 @@ def build(anny_model: Any, bfm: Floats) -> tuple[MorphableModel, list[str]]:
     skin[head.faces[head.parts["skin"]]] = True
     eye_height = rough[head.faces[head.parts["eyeball"]]][..., 1].mean()
     steady = skin & ~ear & (rough[:, 2] > np.median(rough[:, 2])) & (rough[:, 1] > eye_height - 110.0)
-    samples = rigid_align(samples, steady)
+    samples, spread = calm_size(rigid_align(samples, steady), steady)
     mean, basis, std = identity_basis(samples, head.mirror, NUM_IDENTITY)
     total = ((samples - mean) ** 2).sum() / len(samples)
     rotation, shift, target, size = place_in_frame(mean, head, bfm)
@@ -605,6 +632,7 @@ def build(anny_model: Any, bfm: Floats) -> tuple[MorphableModel, list[str]]:
     report = [
         f"{model.num_vertices} vertices, {len(head.faces)} triangles, {NUM_IDENTITY} identity modes "
         f"({(std**2).sum() / total:.1%} of the variance), {len(names)} facial actions, {len(albedo_std)} albedo modes",
+        f"Relative spread of size {spread:.3f} as sampled, {SIZE_STD} kept",
         f"BFM keypoints: scale {size:.4f}, snap {snap[:17].mean():.2f} mm (jaw), {snap[17:].mean():.2f} mm (others), "
         f"largest {snap.max():.2f} mm (landmark {snap.argmax()})",
         f"UV: {len(uv_faces)} triangles, smallest area {area.min() * ALBEDO_SIZE**2:.3f} texels of {ALBEDO_SIZE}, "

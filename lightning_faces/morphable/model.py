@@ -411,9 +411,12 @@ class MorphableModel(nn.Module):
 
 
 def _tensor(value: Any, dtype: torch.dtype) -> Tensor:
-    if isinstance(value, np.ndarray) and value.dtype.kind == "u":
-        value = value.astype(np.int64)
-    return torch.as_tensor(value).detach().to(dtype).clone()
+    if isinstance(value, Tensor):
+        return value.detach().to(dtype).clone()
+    array: np.ndarray[Any, Any] = np.array(
+        value, dtype={torch.int64: np.int64, torch.bool: np.bool_}.get(dtype, np.float32)
+    )
+    return torch.from_numpy(array)
 
 
 def _compact(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -47,7 +47,8 @@ def region_masks(vertices: Floats, landmarks: Floats) -> dict[str, Bools]:
     def near(ids: tuple[int, ...], margin: float) -> Bools:
         points = landmarks[list(ids)]
         deep = vertices[:, 2] > points[:, 2].min() - 12.0
-        return face & deep & (_outside_hull(vertices[:, :2], points[:, :2]) < margin)
+        mask: Bools = face & deep & (_outside_hull(vertices[:, :2], points[:, :2]) < margin)
+        return mask
 
     nose = near(_NOSE, 6.0)
     eye = (near(_EYES[0], 5.0) | near(_EYES[1], 5.0)) & ~nose

@@ -124,8 +124,8 @@ def mirror_permutation(vertices: Floats, tolerance: float = 0.05) -> Ints | None
     Returns:
         Int64 ``[V]``, its own inverse, or None.
     """
-    distance, partner = cKDTree(vertices).query(vertices * (-1.0, 1.0, 1.0))
-    partner = partner.astype(np.int64)
+    distance, found = cKDTree(vertices).query(vertices * (-1.0, 1.0, 1.0))
+    partner: Ints = found.astype(np.int64)
     if distance.max() > tolerance or not np.array_equal(partner[partner], np.arange(len(vertices))):
         return None
     return partner
@@ -180,7 +180,7 @@ def rigid_align(samples: Floats, mask: Bools, iterations: int = 4) -> Floats:
     Returns:
         Aligned samples ``[N, V, 3]``; the first round's target is the first sample's frame.
     """
-    aligned = samples - samples[:, mask].mean(1, keepdims=True)
+    aligned: Floats = samples - samples[:, mask].mean(1, keepdims=True)
     target = aligned.mean(0)
     for _ in range(iterations):
         u, _, vt = np.linalg.svd(np.einsum("nvi,vj->nij", aligned[:, mask], target[mask]))

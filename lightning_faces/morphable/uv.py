@@ -49,7 +49,8 @@ def disc_uv(
     lengths = [np.linalg.norm(points[loop] - points[np.roll(loop, -1)], axis=1).sum() for loop in loops]
     outer = loops[int(np.argmax(lengths))]
     holes = [loop for loop in loops if loop is not outer]
-    filled, centres = [local], []
+    filled = [local]
+    centres: list[Floats] = []
     for loop in holes:
         filled.append(np.stack([np.roll(loop, -1), loop, np.full(len(loop), len(points) + len(centres))], axis=1))
         centres.append(points[loop].mean(0) - (0.0, 0.0, hole_depth(points[loop])))
@@ -140,8 +141,9 @@ def _stretch(points: Floats, plane: Floats, faces: Ints) -> tuple[Floats, float]
     area = triangle_areas(points, faces)
     q = points[faces]
     p = plane[faces]
-    derivative_s = sum(q[:, k] * (p[:, (k + 1) % 3, 1] - p[:, (k + 2) % 3, 1])[:, None] for k in range(3))
-    derivative_t = sum(q[:, k] * (p[:, (k + 2) % 3, 0] - p[:, (k + 1) % 3, 0])[:, None] for k in range(3))
+    next_corner, last_corner = np.roll(p, -1, axis=1), np.roll(p, -2, axis=1)
+    derivative_s = (q * (next_corner - last_corner)[..., 1:]).sum(1)
+    derivative_t = (q * (last_corner - next_corner)[..., :1]).sum(1)
     squares = ((derivative_s**2).sum(1) + (derivative_t**2).sum(1)) / (2.0 * area_plane) ** 2 / 2.0
     numerator, denominator = np.zeros(len(points)), np.zeros(len(points))
     for k in range(3):
