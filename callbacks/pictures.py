@@ -1,0 +1,182 @@
+"""Pictures of what a method finds, drawn beside the training and never inside a step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import WandbLogger
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from lightning_faces.batch import FaceBatch, FacePrediction
+from lightning_faces.errors import ConfigurationError
+
+CURVES_68 = (range(17), range(17, 22), range(22, 27), range(27, 31), range(31, 36))
+LOOPS_68 = (range(36, 42), range(42, 48), range(48, 60), range(60, 68))
+"""Landmarks of the 68-point scheme that one line joins: open, and closed."""
+TRUE_COLOUR, PREDICTED_COLOUR = (40, 220, 80), (255, 60, 50)
+MARGIN = 4
+
+
+@dataclass
+class Face:
+    """A face to draw: image ``[3, H, W]`` in [0, 1] and landmarks ``[L, 3]`` in the image frame."""
+
+    image: Tensor
+    predicted: Tensor
+    true: Tensor | None
+    visible: Tensor
+    caption: str
+
+
+def faces_of_batch(batch: FaceBatch, prediction: FacePrediction, most: int) -> list[Face]:
+    """The first ``most`` faces of a batch, copied to the CPU."""
+    faces = []
+    for i in range(min(most, len(batch["index"]))):
+        predicted = prediction.landmarks[i].detach().float().cpu()
+        true, caption = None, batch["sample_id"][i]
+        visible = torch.ones(len(predicted), dtype=torch.bool)
+        if "landmarks" in batch and bool(batch["has"]["landmarks"][i]):
+            true = batch["landmarks"][i].float().cpu()
+            if "landmark_mask" in batch and bool(batch["has"]["landmark_mask"][i]):
+                visible = batch["landmark_mask"][i, :, 0].cpu()
+            if "face_size" in batch and len(true) == len(predicted) and bool(visible.any()):
+                error = (predicted - true)[:, :2].norm(dim=-1)[visible].mean() / float(batch["face_size"][i])
+                caption = f"{caption}  {100 * float(error):.1f}%"
+        faces.append(Face(batch["image"][i].float().cpu(), predicted, true, visible, caption))
+    return faces
+
+
+def _draw_landmarks(draw: ImageDraw.ImageDraw, points: Tensor, shown: Tensor, colour: tuple[int, int, int]) -> None:
+    at = [(float(x), float(y)) for x, y in points[:, :2]]
+    if len(at) == 68 and bool(shown.all()):
+        for curve in CURVES_68:
+            draw.line([at[i] for i in curve], fill=colour, width=1)
+        for loop in LOOPS_68:
+            draw.line([at[i] for i in (*loop, loop[0])], fill=colour, width=1)
+    for (x, y), show in zip(at, shown.tolist()):
+        if show:
+            draw.ellipse((x - 1.5, y - 1.5, x + 1.5, y + 1.5), fill=colour)
+
+
+def contact_sheet(faces: list[Face], tile: int = 192, columns: int = 4) -> Image.Image:
+    """Draw faces side by side, true landmarks in green and predicted ones in red.
+
+    Args:
+        faces: What to draw.
+        tile: Side of a face on the sheet, pixels.
+        columns: Faces in a row.
+
+    Returns:
+        An RGB image.
+    """
+    columns = max(1, min(columns, len(faces)))
+    rows = -(-len(faces) // columns)
+    line = 14
+    step_x, step_y = tile + MARGIN, tile + line + MARGIN
+    sheet = Image.new("RGB", (columns * step_x + MARGIN, rows * step_y + line + 2 * MARGIN), (24, 24, 28))
+    draw = ImageDraw.Draw(sheet)
+    draw.text((MARGIN, MARGIN), "true", fill=TRUE_COLOUR)
+    draw.text((MARGIN + 30, MARGIN), "predicted", fill=PREDICTED_COLOUR)
+    draw.text((MARGIN + 94, MARGIN), "(percent: mean distance over face size)", fill=(170, 170, 170))
+    for number, face in enumerate(faces):
+        height, width = face.image.shape[-2:]
+        pixels = face.image.clamp(0, 1).mul(255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+        picture = Image.fromarray(pixels).resize((tile, tile), Image.Resampling.BICUBIC)
+        # Pixel centres are at integers, so the scaling is about -0.5.
+        scale = torch.tensor([tile / width, tile / height])
+        canvas = ImageDraw.Draw(picture)
+        if face.true is not None:
+            _draw_landmarks(canvas, (face.true[:, :2] + 0.5) * scale - 0.5, face.visible, TRUE_COLOUR)
+        everything = torch.ones(len(face.predicted), dtype=torch.bool)
+        _draw_landmarks(canvas, (face.predicted[:, :2] + 0.5) * scale - 0.5, everything, PREDICTED_COLOUR)
+        x = MARGIN + number % columns * step_x
+        y = 2 * MARGIN + line + number // columns * step_y
+        sheet.paste(picture, (x, y))
+        draw.text((x, y + tile + 1), face.caption[: tile // 6], fill=(210, 210, 210))
+    return sheet
+
+
+def log_picture(trainer: Trainer, key: str, picture: Image.Image, path: Path) -> None:
+    """Save a picture below the run folder and give it to each logger that takes pictures.
+
+    Args:
+        trainer: Whose loggers and step are meant.
+        key: Name for the loggers, e.g. "val/faces".
+        picture: RGB image.
+        path: PNG file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path)
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_image(key, [picture], step=trainer.global_step)
+        elif (add_image := getattr(getattr(logger, "experiment", None), "add_image", None)) is not None:  # TensorBoard
+            array = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
+            image = array.view(picture.height, picture.width, 3)
+            add_image(key, image, trainer.global_step, dataformats="HWC")
+
+
+class ContactSheet(Callback):
+    """Draws the same validation faces every few epochs and at the end, and test faces once.
+
+    Files: ``pictures/val-epoch0007.png``, ``pictures/val-last.png`` and ``pictures/test-<data>.png`` below the
+    trainer's root folder.
+
+    Args:
+        every_n_epochs: Epochs between two sheets.
+        num_faces: Faces on a sheet: the first of the split.
+    """
+
+    def __init__(self, every_n_epochs: int = 10, num_faces: int = 16) -> None:
+        super().__init__()
+        for name, value in (("every_n_epochs", every_n_epochs), ("num_faces", num_faces)):
+            if value < 1:
+                raise ConfigurationError(f"ContactSheet option {name} is {value}; it must be at least 1.")
+        self.every_n_epochs, self.num_faces = every_n_epochs, num_faces
+        self._faces: list[Face] = []
+
+    def _collect(self, trainer: Trainer, outputs: Any, batch: FaceBatch, dataloader_idx: int) -> None:
+        missing = self.num_faces - len(self._faces)
+        prediction = outputs.get("prediction") if isinstance(outputs, dict) else None
+        if trainer.is_global_zero and dataloader_idx == 0 and missing > 0 and prediction is not None:
+            self._faces += faces_of_batch(batch, prediction, missing)
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start a new sheet."""
+        self._faces = []
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:  # fmt: skip
+        """Take the faces of a batch."""
+        self._collect(trainer, outputs, batch, dataloader_idx)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw, where this epoch's turn has come."""
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        if trainer.current_epoch % self.every_n_epochs == 0:
+            self._draw(trainer, "val/faces", f"val-epoch{trainer.current_epoch:04d}")
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the last validation."""
+        self._draw(trainer, "val/faces", "val-last")
+
+    on_test_epoch_start = on_validation_epoch_start
+    on_test_batch_end = on_validation_batch_end
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the test faces."""
+        data = getattr(trainer.datamodule, "name", "data")  # type: ignore[attr-defined]
+        self._draw(trainer, "test/faces", f"test-{data}")
+
+    def _draw(self, trainer: Trainer, key: str, name: str) -> None:
+        if self._faces and trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            path = Path(trainer.default_root_dir) / "pictures" / f"{name}.png"
+            log_picture(trainer, key, contact_sheet(self._faces), path)

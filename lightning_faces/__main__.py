@@ -1,0 +1,72 @@
+"""The command ``lightning-faces``: finds the subcommand and imports only what it needs."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from lightning_faces import __version__
+
+COMMANDS = {
+    "fit": ("lightning_faces.cli:main", "train a method"),
+    "validate": ("lightning_faces.cli:main", "score a checkpoint on the validation split"),
+    "test": ("lightning_faces.cli:main", "score a checkpoint on the test split and record the result"),
+    "predict": ("lightning_faces.cli:main", "run a checkpoint on images"),
+    "leaderboard": ("lightning_faces.leaderboard:main", "compare the records of all runs below a folder"),
+    "sweep": ("lightning_faces.sweep:main", "search hyperparameters on this machine, without an account"),
+    "datasets": ("datamodules.commands:main_datasets", "list the data sets, what each needs and where it looks"),
+    "preview": ("lightning_faces.rendering.preview:main_preview", "draw synthetic faces"),
+    "import-model": ("lightning_faces.morphable.commands:main_import", "convert a morphable model"),
+    "build-model": ("lightning_faces.morphable.commands:main_build", "rebuild the embedded face model"),
+}
+"""Subcommand to its function, which takes the arguments after the subcommand (``cli`` takes the subcommand too)."""
+
+
+def usage() -> str:
+    """The text of ``lightning-faces --help``."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: lightning-faces COMMAND [options]",
+            "",
+            "Train and compare methods for 3D face alignment and reconstruction.",
+            "",
+            *lines,
+            "",
+            "lightning-faces COMMAND --help lists the options of a command; lightning-faces --version the version.",
+        ]
+    )
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run a subcommand.
+
+    Args:
+        args: The command line without the program's name; None reads ``sys.argv``.
+
+    Raises:
+        SystemExit: With 2 for an unknown subcommand or bad input.
+    """
+    arguments = list(sys.argv[1:] if args is None else args)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return
+    command = arguments[0]
+    if command == "--version":
+        print(__version__)
+        return
+    if command not in COMMANDS:
+        near = difflib.get_close_matches(command, COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(COMMANDS)}."
+        print(f"lightning-faces: {command!r} is not a command: {hint}", file=sys.stderr)
+        sys.exit(2)
+    module, function = COMMANDS[command][0].split(":")
+    run = getattr(import_module(module), function)
+    run(arguments if module == "lightning_faces.cli" else arguments[1:])
+
+
+if __name__ == "__main__":
+    main()
