@@ -1,0 +1,6 @@
+"""The data sets, one file each; importing this package makes their short names known to the command line."""
+
+from datamodules.aflw2000 import AFLW20003D
+from datamodules.base import FaceDataModule, FaceDataset
+
+__all__ = ["AFLW20003D", "FaceDataModule", "FaceDataset"]
