@@ -119,7 +119,7 @@ def paint(
     low, middle, fine = (_noise(canvas, generator, sigma) for sigma in (24.0, 10.0, 4.0))
     left_right = np.tanh(x / 30.0)
     modes: list[tuple[str, Floats, tuple[float, float, float], float]] = [
-        ("skin_light", tone, (1.0, 0.80, 0.70), 0.135),
+        ("skin_light", tone, (1.0, 0.78, 0.66), 0.125),
         ("skin_warm", tone, (0.8, 0.0, -1.0), 0.020),
         ("skin_red", tone, (1.0, -0.6, -0.5), 0.018),
         ("cheeks_red", np.maximum(cheeks, nose_tip) * (1.0 - lips), (0.5, -1.0, -0.8), 0.022),

@@ -20,6 +20,7 @@ from scipy.spatial import Delaunay
 
 from lightning_faces.errors import ConfigurationError
 from lightning_faces.geometry import similarity_transform
+from lightning_faces.geometry.landmarks import FLIP_68
 from lightning_faces.morphable.albedo import make_canvas, paint
 from lightning_faces.morphable.model import MorphableModel
 from lightning_faces.morphable.regions import region_masks
@@ -47,20 +48,11 @@ SIZE_STD = 0.03
 ALBEDO_SIZE = 256
 EYE_FILL = 0.94
 """How much of an eye opening of the UV map its eyeball takes; the rest keeps the two apart."""
-EYE_DEPTH = 18.0
+EYE_DEPTH = 25.0
 """The eye openings take as much of the UV map as cones of this depth in mm would: irises need texels."""
 
-# Landmarks, 0-based in the 68-point order; FLIP[i] is the landmark on the other side of the face.
+# Landmarks of the subject's right side and the middle, 0-based in the 68-point order.
 RIGHT_HALF = (*range(9), *range(17, 22), *range(27, 34), *range(36, 42), 48, 49, 50, 51, 57, 58, 59, 60, 61, 62, 66, 67)
-FLIP = (
-    *range(16, -1, -1),
-    *range(26, 16, -1),
-    *range(27, 31),
-    *range(35, 30, -1),
-    *(45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40),
-    *(54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55),
-    *(64, 63, 62, 61, 60, 67, 66, 65),
-)
 UPPER_LIP = (49, 50, 51, 52, 53, 61, 62, 63)
 LOWER_LIP = (55, 56, 57, 58, 59, 65, 66, 67)
 
@@ -333,7 +325,7 @@ def read_bfm_landmarks(data_root: str | None) -> Floats:
             "folder that holds landmarks/bfm_mean_68.csv."
         )
     points = np.loadtxt(path, delimiter=",", skiprows=2)[:, 1:] / 1000.0
-    symmetric: Floats = 0.5 * (points + points[list(FLIP)] * (-1.0, 1.0, 1.0))
+    symmetric: Floats = 0.5 * (points + points[list(FLIP_68)] * (-1.0, 1.0, 1.0))
     return symmetric
 
 
@@ -359,18 +351,20 @@ def place_in_frame(mean: Floats, head: Head, bfm: Floats) -> tuple[Floats, Float
     return turn.T, -turn.T @ shift, c * bfm, c
 
 
-def embed_bfm(targets: Floats, mean: Floats, head: Head, jaw_open: Floats, ear: Bools) -> tuple[Ints, Floats, Floats]:
+def embed_bfm(targets: Floats, mean: Floats, head: Head, jaw_open: Floats) -> tuple[Ints, Floats, Floats]:
     """Triangles and weights of the BFM keypoints on the mean: nearest surface point, lips on their own side.
+
+    The first and last points of the jaw line lie on the front of the ears, as they do on the BFM.
 
     Returns:
         Triangles ``[68]``, barycentric weights ``[68, 3]`` and distances of the snap in mm ``[68]``.
     """
-    return _symmetric_embedding(targets, mean, head, _allowed_triangles(head, jaw_open, ear))
+    return _symmetric_embedding(targets, mean, head, _allowed_triangles(head, jaw_open))
 
 
-def _allowed_triangles(head: Head, jaw_open: Floats, ear: Bools) -> Bools:
-    """Skin without the ears for every landmark; the lips' own triangles tell by how far the jaw takes them."""
-    skin = head.parts["skin"] & ~ear[head.faces].any(1)
+def _allowed_triangles(head: Head, jaw_open: Floats) -> Bools:
+    """Skin for every landmark; the lips' own triangles tell by how far the jaw takes them."""
+    skin = head.parts["skin"]
     moved = np.linalg.norm(jaw_open, axis=1)[head.faces]
     allowed = np.tile(skin, (68, 1))
     allowed[list(LOWER_LIP)] = skin & (moved.min(1) > LIP_SPLIT * moved.max())
@@ -382,9 +376,17 @@ def _symmetric_embedding(targets: Floats, mean: Floats, head: Head, allowed: Boo
     triangle, weights, distance = np.zeros(68, np.int64), np.zeros((68, 3)), np.zeros(68)
     ids = np.array(RIGHT_HALF)
     triangle[ids], weights[ids], distance[ids] = nearest_on_surface(targets[ids], mean, head.faces, allowed[ids])
+    # Landmarks of the middle go onto edges that lie in the plane of symmetry.
+    middle = np.array([i for i in RIGHT_HALF if FLIP_68[i] == i])
+    in_plane = np.abs(mean[head.faces][..., 0]) < 1e-6
+    edges = np.where(in_plane, head.faces, np.take_along_axis(head.faces, in_plane.argmax(1)[:, None], axis=1))
+    on_plane = allowed[middle] & (in_plane.sum(1) == 2)
+    triangle[middle], split, distance[middle] = nearest_on_surface(targets[middle], mean, edges, on_plane)
+    merged = (head.faces[triangle[middle]][:, :, None] == edges[triangle[middle]][:, None]) * split[:, None]
+    weights[middle] = merged.sum(-1)
     for i in RIGHT_HALF:
-        if FLIP[i] != i:
-            other = FLIP[i]
+        if FLIP_68[i] != i:
+            other = FLIP_68[i]
             triangle[other], distance[other] = head.face_mirror[triangle[i]], distance[i]
             weights[other] = weights[i][::-1]
     return triangle, weights, distance
@@ -410,7 +412,7 @@ def embed_ibug(
         near = np.flatnonzero((across < 4.0) & (along > 0.0))
         targets[i] = corners[near[along[near].argmax()]]
         targets[i, :2] = centre + ray * along[near].max()
-    allowed = _allowed_triangles(head, jaw_open, ear)
+    allowed = _allowed_triangles(head, jaw_open)
     allowed[:17] = outline
     triangle, weights, _ = _symmetric_embedding(targets, mean, head, allowed)
     return triangle, weights
@@ -429,7 +431,7 @@ def ear_mask(model: Any, head: Head) -> Bools:
 
 
 def face_uv(mean: Floats, head: Head, ear: Bools, landmarks: Floats) -> tuple[Floats, Ints, Ints]:
-    """UV map of the front of the head, the throat and both eyeballs; lids' insides and the mouth's are left out.
+    """UV map of the front of the head, the ears, the throat and both eyeballs, without the insides of lids and mouth.
 
     The eyeballs are put into the eye openings of the skin's map, whose star-shaped outlines they fill to 94%.
 
@@ -440,8 +442,9 @@ def face_uv(mean: Floats, head: Head, ear: Bools, landmarks: Floats) -> tuple[Fl
     centroid = corners.mean(1)
     chin = landmarks[8, 1]
     top = landmarks[17:27, 1].max() + 48.0
-    candidates = head.parts["skin"] & ~ear[head.faces].any(1)
-    keep = candidates & (centroid[:, 2] > 8.0) & (centroid[:, 1] < top) & (centroid[:, 1] > chin - 26.0)
+    candidates = head.parts["skin"]
+    keep = candidates & (centroid[:, 1] < top) & (centroid[:, 1] > chin - 26.0)
+    keep &= (centroid[:, 2] > 8.0) | ear[head.faces].any(1)
     keep = _tidy(keep, candidates, head.faces)
     nose_tip = landmarks[30, 1]
     depth = {True: EYE_DEPTH, False: 0.0}
@@ -497,8 +500,8 @@ def _eye_uv(mean: Floats, faces: Ints, eye: Bools, hole: Floats) -> tuple[Floats
     flat = flat - flat[rim].mean(0)
     radius = np.linalg.norm(flat, axis=1)
     outer = np.linalg.norm(flat[rim], axis=1).max()
-    # Equal steps over the sphere instead of over its image keep the rim's triangles from collapsing.
-    share = np.arcsin(np.clip(radius / outer, 0.0, 1.0)) / (0.5 * np.pi)
+    # The iris, 6 of 15 mm, gets more than half of the way to the rim, which the lids hide.
+    share = np.clip(radius / outer, 0.0, 1.0) ** 0.7
     share[rim] = 1.0
     direction = flat / np.maximum(radius, 1e-9)[:, None]
     reach = np.array(
@@ -585,7 +588,7 @@ def build(anny_model: Any, bfm: Floats) -> tuple[MorphableModel, list[str]]:
     mean = 0.5 * (mean + mean[head.mirror] * (-1.0, 1.0, 1.0))
     jaw_open = actions[names.index("jawOpen")]
 
-    triangle, weights, snap = embed_bfm(target, mean, head, jaw_open, ear)
+    triangle, weights, snap = embed_bfm(target, mean, head, jaw_open)
     landmarks = (mean[head.faces[triangle]] * weights[..., None]).sum(1)
     masks = region_masks(mean, landmarks)
     extra = extra_masks(mean, head, ear, landmarks)
@@ -597,6 +600,8 @@ def build(anny_model: Any, bfm: Floats) -> tuple[MorphableModel, list[str]]:
     masks["face"][:] = False
     masks["face"][head.faces[uv_face_ids]] = True
     masks["face"] &= ~masks["neck"]
+    for key in ("eye", "nose", "mouth"):
+        masks[key] &= masks["face"]
     area = -triangle_areas(uv, uv_faces)
     density = area / triangle_areas(mean, head.faces[uv_face_ids])
     on_skin = ~head.parts["eyeball"][uv_face_ids]
