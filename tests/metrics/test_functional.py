@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import metrics_reference as reference
 import numpy as np
 import pytest
 import torch
@@ -8,6 +7,7 @@ from torch import Tensor
 
 from lightning_faces.errors import ConfigurationError
 from lightning_faces.metrics import functional
+from tests.metrics import reference
 
 
 def faces(count: int = 5, points: int = 68, noise: float = 4.0, seed: int = 0) -> tuple[Tensor, Tensor]:

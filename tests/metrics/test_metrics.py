@@ -5,7 +5,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import metrics_reference as reference
 import numpy as np
 import pytest
 import torch
@@ -28,6 +27,7 @@ from lightning_faces.metrics import (
     landmark_arguments,
     landmark_metrics,
 )
+from tests.metrics import reference
 
 COUNT = 37
 
@@ -101,6 +101,20 @@ def whole() -> dict[str, float]:
     return results
 
 
+def evaluated(rows: list[int]) -> dict[str, Any]:
+    """The per-sample table of the evaluation callback for the given samples."""
+    from callbacks.evaluation_record import _Evaluation
+    from lightning_faces.batch import collate_faces
+    from tests.callbacks.test_evaluation_record import SHAPES, Data, Faces, Noisy
+
+    evaluation = _Evaluation(Data().test_dataloader(), 5, icp=True)
+    for start in range(0, len(rows), 4):
+        batch = collate_faces([Faces()[i] for i in rows[start : start + 4]], SHAPES)
+        with torch.no_grad():
+            evaluation.update(Noisy().predict_faces(batch), batch)
+    return evaluation.gather()
+
+
 def in_process(rank: int, folder: str) -> None:
     """One of two processes: rank 1 has fewer samples and a shorter last batch, and rank 0 repeats one of them."""
     torch.set_num_threads(1)
@@ -116,6 +130,8 @@ def in_process(rank: int, folder: str) -> None:
     lonely.update(values["preds"], values["target"], values["index"], landmark_mask=torch.full((1, 68), rank == 1))
     results["lonely"] = lonely.compute()
     torch.save(results, Path(folder) / f"{rank}.pt")
+    table = evaluated([*range(0, 22, 2), 1] if rank == 0 else list(range(1, 22, 2)))
+    np.savez(Path(folder) / f"{rank}.npz", **table)
     torch.distributed.destroy_process_group()
 
 
@@ -128,6 +144,15 @@ def test_two_processes_with_uneven_batches_and_a_repeated_sample_give_the_same(t
     expected["lonely"] = reference.nme(values["preds"][:, :2], values["target"][:, :2])
     for name, value in expected.items():
         assert float(results[0][name]) == pytest.approx(value, abs=1e-12), name
+    alone = evaluated(list(range(22)))
+    for rank in (0, 1):
+        with np.load(tmp_path / f"{rank}.npz") as table:
+            assert set(table.files) == set(alone)
+            for name, column in alone.items():
+                if column.dtype.kind == "U":
+                    assert table[name].tolist() == column.tolist()
+                else:
+                    np.testing.assert_allclose(table[name], column, rtol=0, atol=1e-12, err_msg=name)
 
 
 def test_repeated_samples_and_batch_size_do_not_matter() -> None:
