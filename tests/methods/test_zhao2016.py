@@ -186,7 +186,6 @@ def test_new_views_turn_the_landmarks_rigidly() -> None:
 
 def test_overfits_sixteen_faces() -> None:
     torch.manual_seed(0)
-    torch.set_num_threads(2)
     batch = face_batch(16)
     method = Zhao2016(image_size=32, channels=(8, 16, 16, 16), hidden=128, dropout=0.0, view_angles=(0.0, 0.0, 0.0))
     optimizer = torch.optim.Adam(method.parameters(), lr=2e-3)
