@@ -659,3 +659,7 @@ def main(args: list[str] | None = None) -> int:
         print(line)
     print(f"{options.out}: {options.out.stat().st_size / 1e6:.2f} MB, hash {model.hash}")
     return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
