@@ -2,8 +2,25 @@
 
 from callbacks.check_monitor import CheckMonitor
 from callbacks.checkpoint_io import AtomicCheckpointIO
+from callbacks.checkpoints import BestCheckpoint, LastCheckpoint
+from callbacks.evaluation_record import EvaluationRecord
+from callbacks.graceful_stop import GracefulStop
 from callbacks.metrics_csv import MetricsCSV
 from callbacks.pictures import ContactSheet
+from callbacks.seed_steps import SeedSteps
+from callbacks.statistics import TrainingStatistics
 from callbacks.wandb_tracker import WandbTracker
 
-__all__ = ["AtomicCheckpointIO", "CheckMonitor", "ContactSheet", "MetricsCSV", "WandbTracker"]
+__all__ = [
+    "AtomicCheckpointIO",
+    "BestCheckpoint",
+    "CheckMonitor",
+    "ContactSheet",
+    "EvaluationRecord",
+    "GracefulStop",
+    "LastCheckpoint",
+    "MetricsCSV",
+    "SeedSteps",
+    "TrainingStatistics",
+    "WandbTracker",
+]

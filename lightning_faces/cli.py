@@ -45,22 +45,14 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "callbacks": [
         {"class_path": "lightning.pytorch.callbacks.RichProgressBar"},
         {"class_path": "callbacks.CheckMonitor"},
-        {
-            "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
-            "init_args": {
-                "filename": "best",
-                "monitor": "val/nme",
-                "mode": "min",
-                "auto_insert_metric_name": False,
-                "enable_version_counter": False,
-            },
-        },
-        # A checkpoint callback of its own: save_last=True writes only when the best one improves.
-        {
-            "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
-            "init_args": {"filename": "last", "enable_version_counter": False},
-        },
+        {"class_path": "callbacks.SeedSteps"},
+        {"class_path": "callbacks.BestCheckpoint"},
+        {"class_path": "callbacks.LastCheckpoint"},
+        {"class_path": "callbacks.TrainingStatistics"},
         {"class_path": "callbacks.ContactSheet"},
+        {"class_path": "callbacks.EvaluationRecord"},
+        # After all that count steps, and with the checkpoints, which Lightning calls last.
+        {"class_path": "callbacks.GracefulStop"},
     ],
     "logger": [
         {"class_path": "callbacks.MetricsCSV", "init_args": {"save_dir": "."}},
@@ -341,7 +333,7 @@ class FacesCLI(LightningCLI):
         trainer = self.options.trainer
         trainer.default_root_dir = str(self.run_folder)
         for entry in _entries(trainer.callbacks):
-            if entry.class_path.endswith(".ModelCheckpoint") and entry.init_args.get("dirpath") is None:
+            if entry.class_path.endswith("Checkpoint") and entry.init_args.get("dirpath") is None:
                 entry.init_args.dirpath = str(self.run_folder / "checkpoints")
         for entry in _entries(trainer.logger):
             if entry.class_path.endswith((".MetricsCSV", ".WandbTracker")):
@@ -353,7 +345,7 @@ class FacesCLI(LightningCLI):
                 entry.init_args.id = entry.init_args.get("id") or _wandb_id(self.run_folder)
         # What is switched off by its flag need not be taken out of the list as well.
         if isinstance(trainer.callbacks, list):
-            off = {"enable_progress_bar": "ProgressBar", "enable_checkpointing": "ModelCheckpoint"}
+            off = {"enable_progress_bar": "ProgressBar", "enable_checkpointing": "Checkpoint"}
             ends = tuple(end for flag, end in off.items() if trainer.get(flag) is False)
             trainer.callbacks = [c for c in trainer.callbacks if not (ends and c.class_path.endswith(ends))]
 
@@ -442,8 +434,6 @@ def quiet() -> None:
         r"The '\w+' does not have many workers",
         # Small data sets have fewer batches than log_every_n_steps; the epoch's values are logged all the same.
         r"The number of training batches .* is smaller than the logging interval",
-        # A method that is fitted in closed form has no optimizer.
-        r"`LightningModule.configure_optimizers` returned `None`",
         # Our samplers put the position within the epoch into the checkpoint.
         r"You're resuming from a checkpoint that ended before the epoch ended",
         # A DataLoader pins memory only where a GPU is visible; data modules ask for it on every machine.

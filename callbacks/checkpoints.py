@@ -1,0 +1,71 @@
+"""Which checkpoints a run keeps: the best one and the last one."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Literal
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+
+class _RunCheckpoint(ModelCheckpoint):
+    """A checkpoint of a fixed name in ``checkpoints`` below the trainer's root folder."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Choose the folder."""
+        if self.dirpath is None:
+            self.dirpath = str(Path(trainer.default_root_dir).absolute() / "checkpoints")
+        # A method that is fitted in closed form, without optimizer steps, is saved too.
+        self._last_global_step_saved = -1
+        super().setup(trainer, pl_module, stage)
+
+
+class BestCheckpoint(_RunCheckpoint):
+    """Keeps ``best.ckpt``.
+
+    Args:
+        monitor: The metric that decides.
+        mode: Whether less or more of it is better.
+        dirpath: Folder; None is ``checkpoints`` below the trainer's root folder.
+    """
+
+    def __init__(
+        self, monitor: str = "val/nme", mode: Literal["min", "max"] = "min", dirpath: str | None = None
+    ) -> None:
+        super().__init__(
+            dirpath, "best", monitor=monitor, mode=mode, auto_insert_metric_name=False, enable_version_counter=False
+        )
+
+
+class LastCheckpoint(_RunCheckpoint):
+    """Keeps ``last.ckpt``: what ``--ckpt_path last`` continues from.
+
+    It is a callback of its own because ``save_last=True`` writes only when the best checkpoint improves. An interval
+    bounds what a killed run loses; without one it is an epoch.
+
+    Args:
+        every_n_train_steps: Steps between two checkpoints.
+        train_time_interval: Time between two checkpoints, e.g. ``00:10:00``.
+        dirpath: Folder; None is ``checkpoints`` below the trainer's root folder.
+    """
+
+    def __init__(
+        self,
+        every_n_train_steps: int | None = None,
+        train_time_interval: timedelta | None = None,
+        dirpath: str | None = None,
+    ) -> None:
+        super().__init__(
+            dirpath,
+            "last",
+            every_n_train_steps=every_n_train_steps,
+            train_time_interval=train_time_interval,
+            enable_version_counter=False,
+        )
+        self._every_epoch_too()
+
+    def _every_epoch_too(self) -> None:
+        # ModelCheckpoint takes one of the three intervals; the end of an epoch is a good moment in any case.
+        self._every_n_epochs = 1

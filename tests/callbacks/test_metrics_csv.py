@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from callbacks import MetricsCSV
+
+
+def test_columns_grow_and_a_row_is_on_the_disk_at_once(tmp_path: Path) -> None:
+    logger = MetricsCSV(tmp_path)
+    logger.log_metrics({"train/loss": 0.5, "epoch": 0}, step=0)
+    assert (tmp_path / "metrics.csv").read_text() == "step,epoch,train/loss\n0,0,0.5\n"
+    logger.log_metrics({"val/nme": 1 / 3, "epoch": 0}, step=0)
+    logger.log_metrics({"train/loss": 0.25, "epoch": 0}, step=1)
+    assert (tmp_path / "metrics.csv").read_text() == (
+        "step,epoch,train/loss,val/nme\n0,0,0.5,\n0,0,,0.333333333\n1,0,0.25,\n"
+    )
+
+
+def test_a_new_process_goes_on_and_replaces_the_steps_that_it_repeats(tmp_path: Path) -> None:
+    first = MetricsCSV(tmp_path)
+    for step in range(4):
+        first.log_metrics({"train/loss": step}, step=step)
+    first.log_metrics({"val/nme": 0.1}, step=1)
+    # The kill cut the last row short.
+    with (tmp_path / "metrics.csv").open("a") as file:
+        file.write("4")
+    second = MetricsCSV(tmp_path)
+    second.log_metrics({"train/loss": 20}, step=2)
+    second.log_metrics({"test/nme": 0.3}, step=0)
+    assert (tmp_path / "metrics.csv").read_text() == (
+        "step,test/nme,train/loss,val/nme\n0,,0,\n1,,1,\n1,,,0.1\n2,,20,\n0,0.3,,\n"
+    )

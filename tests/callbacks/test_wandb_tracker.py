@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import http.server
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from callbacks import BestCheckpoint, ContactSheet, LastCheckpoint, WandbTracker
+from callbacks.wandb_tracker import chosen_mode
+from tests.callbacks.training import data, method, trainer
+
+KEY = "0123456789" * 4
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    import wandb
+
+    # First, as it takes back WANDB_SERVICE, which would be stale when it is restored.
+    wandb.teardown()
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    yield
+    if wandb.run is not None:
+        wandb.run.finish()
+    wandb.teardown()
+
+
+def test_offline_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert chosen_mode(None) == "offline"
+    assert chosen_mode("disabled") == "disabled"
+    monkeypatch.setenv("WANDB_SWEEP_ID", "s")
+    assert chosen_mode(None) == "online"
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert chosen_mode(None) == "offline"
+    assert chosen_mode("online") == "online"
+
+
+def test_offline_run_holds_metrics_pictures_and_checkpoints(tmp_path: Path) -> None:
+    import wandb
+
+    tracker = WandbTracker(tmp_path, project="p", name="n", id="the-id")
+    callbacks = [BestCheckpoint(), LastCheckpoint(), ContactSheet()]
+    trainer(tmp_path, callbacks, tracker, max_epochs=1, log_every_n_steps=1).fit(method(), data())
+    wandb.finish()
+    (run,) = tmp_path.glob("wandb/offline-run-*-the-id/run-the-id.wandb")
+    content = run.read_bytes()
+    for part in (b"val/nme", b"train/loss", b"val/faces", b"model-the-id", b"trainer/global_step"):
+        assert part in content
+    assert list(run.parent.glob("files/media/images/val/faces*.png"))
+
+
+def test_an_unreachable_server_is_named_once_and_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    start = time.monotonic()
+    tracker = WandbTracker(tmp_path, mode="online", id="x")
+    trainer(tmp_path, [], tracker, max_epochs=1).fit(method(), data())
+    assert time.monotonic() - start < 15
+    said = [line for line in capsys.readouterr().err.splitlines() if "W&B is not available" in line]
+    assert len(said) == 1
+    assert "http://127.0.0.1:9 cannot be reached" in said[0]
+    assert list(tmp_path.glob("wandb/offline-run-*-x"))
+
+
+class Broken(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(503)
+        self.end_headers()
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+def test_a_server_that_fails_and_a_missing_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Broken)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_port}")
+    _ = WandbTracker(tmp_path / "a", mode="online").experiment
+    assert "there is no API key for http://127.0.0.1" in capsys.readouterr().err
+    import wandb
+
+    wandb.finish()
+    wandb.teardown()
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    _ = WandbTracker(tmp_path / "b", mode="online").experiment
+    assert "answers with status 503. The run goes on offline" in capsys.readouterr().err
+    server.shutdown()
+    server.server_close()
