@@ -1,0 +1,327 @@
+"""Colours of skin, brows, lips, eyes, hair, cloth and glasses, computed per pixel from the place on the mean face.
+
+Because a pixel knows which point of the mean face it shows, features are drawn as sharp as the picture, whatever the
+mesh, and move with identity and expression. Colours are linear RGB.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from lightning_faces.rendering.noise import NoiseBank
+from lightning_faces.rendering.renderer import sample_images
+from lightning_faces.rendering.scene_mesh import (
+    AXIS_Z,
+    EYEBALL,
+    FRAME,
+    HAIR,
+    INSIDE,
+    LENS,
+    SKIN,
+    TEETH,
+    TORSO,
+    SceneMesh,
+)
+
+_LEFT, _RIGHT, _BOTTOM, _TOP = -95.0, 95.0, -130.0, 130.0
+_CHANNELS = (
+    "brow_along", "brow_above", "lip", "mouth_line", "eye", "eye_above",
+    "cheek", "nose", "under_eye", "beard", "moustache", "nostril",
+)  # fmt: skip
+
+
+def _interpolate(x: Tensor, knots: Tensor, values: Tensor) -> Tensor:
+    """Piecewise linear function of x, constant beyond its knots."""
+    index = torch.searchsorted(knots, x).clamp(1, knots.shape[0] - 1)
+    low, high = knots[index - 1], knots[index]
+    part = ((x - low) / (high - low)).clamp(0.0, 1.0)
+    return torch.lerp(values[index - 1], values[index], part)
+
+
+def _signed_distance(points: Tensor, polygon: Tensor) -> Tensor:
+    """Distance of points ``[N, 2]`` to a polygon ``[M, 2]``, negative inside."""
+    a, b = polygon, polygon.roll(-1, 0)
+    edge = b - a
+    along = ((points[:, None] - a) * edge).sum(-1) / edge.square().sum(-1)
+    nearest = a + along.clamp(0.0, 1.0)[..., None] * edge
+    distance = (points[:, None] - nearest).norm(dim=-1).amin(1)
+    above = (a[:, 1] <= points[:, 1:2]) != (b[:, 1] <= points[:, 1:2])
+    crossing = a[:, 0] + (points[:, 1:2] - a[:, 1]) * edge[:, 0] / torch.where(edge[:, 1] == 0, 1e-9, edge[:, 1])
+    inside = ((above & (points[:, :1] < crossing)).sum(1) % 2).bool()
+    return torch.where(inside, -distance, distance)
+
+
+def _blob(x: Tensor, y: Tensor, centre: tuple[float, float], width: float, height: float) -> Tensor:
+    return torch.exp(-0.5 * (((x - centre[0]) / width) ** 2 + ((y - centre[1]) / height) ** 2))
+
+
+class FacePaint(nn.Module):
+    """A map of the front of the mean face (where brows, lips, eyes and beard are), and the painting of pixels with it.
+
+    Args:
+        scene: The mesh that is painted.
+        landmarks: The 68 landmarks of the mean face in the scene's canonical frame, mm ``[68, 3]``.
+    """
+
+    map: Tensor
+    eye_centre: Tensor
+
+    def __init__(self, scene: SceneMesh, landmarks: Tensor) -> None:
+        super().__init__()
+        self.bank = NoiseBank()
+        self.has_eyeballs = bool((scene.parts == EYEBALL).any())
+        mirrored = landmarks.clone()
+        mirrored[:, 0] = mirrored[:, 0].abs()
+        height, width = round(_TOP - _BOTTOM), round(_RIGHT - _LEFT)
+        y, x = torch.meshgrid(
+            _TOP - 0.5 - torch.arange(height, dtype=torch.float32),
+            _LEFT + 0.5 + torch.arange(width, dtype=torch.float32),
+            indexing="ij",
+        )
+        x = x.abs().reshape(-1)
+        y = y.reshape(-1)
+        places = torch.stack((x, y), dim=1)
+
+        brow = 0.5 * (mirrored[[21, 20, 19, 18, 17]] + mirrored[[22, 23, 24, 25, 26]])
+        eye = 0.5 * (mirrored[[42, 43, 44, 45, 46, 47]] + mirrored[[39, 38, 37, 36, 41, 40]])
+        lip = landmarks[48:60, :2]
+        upper, lower = landmarks[[62, 63, 64]], landmarks[[66, 65, 64]]
+        line = 0.5 * (upper + lower)
+        mouth_x, mouth_y = line[:, 0].clamp_min(0.0), line[:, 1]
+        corner, nose_tip = float(landmarks[54, 0]), landmarks[30]
+        eye_y = float(eye[:, 1].mean())
+        mouth_at = float(mouth_y.mean())
+        cheek_line = _interpolate(
+            x,
+            torch.tensor([0.0, corner, corner + 20.0, 66.0, 80.0]),
+            torch.tensor([mouth_at - 12.0, mouth_at + 2.0, mouth_at + 14.0, eye_y - 12.0, eye_y + 10.0]),
+        )
+        lip_distance = _signed_distance(torch.stack((x, y), dim=1), lip)
+        moustache = (
+            torch.sigmoid((float(nose_tip[1]) - 12.0 - y) / 1.5)
+            * torch.sigmoid((y - mouth_at + 1.0) / 1.5)
+            * torch.sigmoid((corner + 5.0 - x) / 2.0)
+        )
+        planes = {
+            "brow_along": (x - brow[0, 0] + 1.0) / (brow[-1, 0] - brow[0, 0] + 2.0),
+            "brow_above": y - _interpolate(x, brow[:, 0].contiguous(), brow[:, 1]),
+            "lip": lip_distance,
+            "mouth_line": y - _interpolate(x, mouth_x, mouth_y),
+            "eye": _signed_distance(places, eye[:, :2]),
+            "eye_above": y - _interpolate(x, eye[[0, 3], 0].contiguous(), eye[[0, 3], 1]),
+            "cheek": _blob(x, y, (44.0, -6.0), 17.0, 14.0),
+            "nose": _blob(x, y, (0.0, float(nose_tip[1]) + 2.0), 12.0, 14.0),
+            "under_eye": _blob(x, y, (float(eye[:, 0].mean()) - 3.0, eye_y - 11.0), 12.0, 5.0),
+            "beard": torch.sigmoid((cheek_line - y) / 3.0),
+            "moustache": moustache,
+            "nostril": _blob(x, y, (6.5, float(landmarks[33, 1]) + 1.0), 3.0, 1.8),
+        }
+        image = torch.stack([planes[key] for key in _CHANNELS]).reshape(1, len(_CHANNELS), height, width)
+        self.register_buffer("map", image, persistent=False)
+        self.register_buffer("eye_centre", torch.tensor([float(eye[:, 0].mean()), eye_y + 0.3]), persistent=False)
+        self.eye_width = float(eye[3, 0] - eye[0, 0])
+
+    def features(self, canonical: Tensor) -> dict[str, Tensor]:
+        """Values of the map at canonical places ``[P, 3]``, each ``[P, 1]``."""
+        place = torch.stack(
+            ((canonical[:, 0] - _LEFT) / (_RIGHT - _LEFT), (_TOP - canonical[:, 1]) / (_TOP - _BOTTOM)), dim=1
+        )
+        values = sample_images(self.map, place, torch.zeros_like(canonical[:, 0], dtype=torch.int64))
+        return dict(zip(_CHANNELS, values.split(1, dim=1)))
+
+    def forward(
+        self, canonical: Tensor, part: Tensor, image: Tensor, look: dict[str, Tensor], scene: SceneMesh
+    ) -> tuple[Tensor, Tensor]:
+        """Paint pixels.
+
+        Args:
+            canonical: Places on the mean ``[P, 3]``.
+            part: Int64 ``[P]``, SKIN ... TEETH.
+            image: Int64 ``[P]``, the row of the look.
+            look: The scene's parameters.
+            scene: The mesh, for the hairline.
+
+        Returns:
+            Albedo ``[P, 3]`` linear RGB, and strength of highlights ``[P, 1]``.
+        """
+        albedo = canonical.new_zeros(canonical.shape[0], 3)
+        gloss = canonical.new_zeros(canonical.shape[0], 1)
+        for kind, paint in (
+            ((SKIN,), self._skin),
+            ((EYEBALL,), self._eye),
+            ((INSIDE,), self._inside),
+            ((TORSO,), self._torso),
+            ((HAIR,), self._hair_curtain),
+            ((FRAME, LENS), self._glasses),
+            ((TEETH,), self._teeth),
+        ):
+            chosen = part == kind[0] if len(kind) == 1 else (part == kind[0]) | (part == kind[1])
+            rows = torch.nonzero(chosen).squeeze(1)
+            if rows.numel() == 0:
+                continue
+            local = _Local(look, image.index_select(0, rows))
+            colour, shine = paint(canonical.index_select(0, rows), local, scene, part.index_select(0, rows))
+            albedo = albedo.index_copy(0, rows, colour.expand(rows.shape[0], 3))
+            gloss = gloss.index_copy(0, rows, shine.expand(rows.shape[0], 1))
+        return albedo, gloss
+
+    def _surface_noise(self, azimuth: Tensor, y: Tensor, local: _Local) -> Tensor:
+        place = torch.stack((azimuth / math.pi, y / 188.0), dim=1) + local["noise_offset"]
+        return self.bank.sample(place)
+
+    def _strands(self, azimuth: Tensor, y: Tensor, local: _Local) -> Tensor:
+        """Streaks that run down, ``[P, 1]`` of about unit variance."""
+        place = torch.stack((azimuth * (4.0 / math.pi) + y / 700.0, y / 420.0), dim=1) + local["noise_offset"]
+        noise = self.bank.sample(place)
+        return 0.7 * noise[:, 4:5] + 0.45 * noise[:, 6:7] + 0.5 * noise[:, 2:3]
+
+    def _hair_colour(self, strands: Tensor, local: _Local) -> Tensor:
+        return local["hair_colour"] * torch.exp(local["hair_contrast"] * strands)
+
+    def _skin(self, at: Tensor, local: _Local, scene: SceneMesh, part: Tensor) -> tuple[Tensor, Tensor]:
+        del part
+        azimuth = torch.atan2(at[:, 0], at[:, 2] - AXIS_Z)
+        y = at[:, 1]
+        noise = self._surface_noise(azimuth, y, local)
+        front = torch.sigmoid((at[:, 2:] - 22.0) / 5.0)
+        f = self.features(at)
+        blotch = noise[:, 0:1] * local["blotch"] + noise[:, 4:5] * local["blotch_medium"]
+        blotch = blotch + noise[:, 1:2] * local["blotch_red"] * noise.new_tensor([[0.3, -0.6, -0.4]])
+        red = local["flush"][:, :1] * f["cheek"] + local["flush"][:, 1:2] * f["nose"]
+        skin = local["skin"] * torch.exp(blotch + noise[:, 6:7] * local["skin_grain"])
+        skin = skin * torch.exp(front * red * skin.new_tensor([[0.08, -0.35, -0.3]]))
+        skin = skin * (1.0 - front * local["under_eye"] * f["under_eye"] * skin.new_tensor([[0.5, 0.6, 0.5]]))
+        skin = skin * (1.0 - front * local["nostril"] * f["nostril"])
+        freckle = ((noise[:, 5:6] + 0.6 * noise[:, 7:8] - 1.3).clamp(0.0, 1.0)) * local["freckles"]
+        skin = skin * (1.0 - freckle * front * skin.new_tensor([[0.35, 0.5, 0.6]]))
+
+        beard_noise = torch.exp(0.25 * noise[:, 7:8] + 0.25 * noise[:, 4:5])
+        growth = local["beard"] * f["beard"] + local["moustache"] * f["moustache"]
+        growth = growth * torch.sigmoid(f["lip"] - 0.5) * front * torch.sigmoid((y[:, None] + 118.0) / 6.0)
+        cover = (growth * beard_noise).clamp(0.0, 0.95)
+        skin = torch.lerp(skin, local["beard_colour"] * torch.exp(0.25 * noise[:, 7:8]), cover)
+
+        in_lip = torch.sigmoid(-f["lip"] / local["lip_soft"]) * front
+        lip = skin.clone() * 0.25 + 0.75 * local["lip_colour"] * torch.exp(0.12 * noise[:, 5:6])
+        skin = torch.lerp(skin, lip, in_lip * local["lip_strength"])
+        line = torch.exp(-0.5 * (f["mouth_line"] / 0.9).square()) * torch.sigmoid((0.5 - f["lip"]) * 2.0) * front
+        skin = skin * (1.0 - local["mouth_line"] * line)
+
+        # Brows: distance to the brow's own line, thinner towards the temple, broken up by noise.
+        s = f["brow_along"]
+        bent = (
+            f["brow_above"]
+            - local["brow_shift"]
+            - local["brow_tilt"] * (s - 0.5)
+            - local["brow_arch"] * (s * (1 - s) - 0.2)
+        )
+        half = local["brow_half"] * (1.0 - 0.65 * s.clamp(0.0, 1.2) ** 2)
+        along = torch.sigmoid((s - local["brow_start"]) * 25.0) * torch.sigmoid((local["brow_end"] - s) * 25.0)
+        brow = torch.sigmoid((half - bent.abs()) / 0.7) * along * front * local["brow_strength"]
+        brow = (brow * torch.exp(0.35 * noise[:, 7:8] + 0.25 * noise[:, 4:5])).clamp(0.0, 0.95)
+        skin = torch.lerp(skin, local["brow_colour"], brow)
+
+        # Lashes along the lids, and the crease and shadow above them.
+        upper = torch.sigmoid(f["eye_above"] / 0.8)
+        lash_width = local["lash_width"] * (0.8 + 0.6 * upper)
+        lash = torch.exp(-0.5 * ((f["eye"] - 0.5) / lash_width).square()) * (0.45 + 0.55 * upper)
+        skin = skin * (1.0 - front * (local["lashes"] * lash).clamp(0.0, 0.95))
+        lid = torch.exp(-0.5 * ((f["eye"] - 4.0) / 3.0).square()) * upper * front
+        skin = torch.lerp(skin, local["lid_colour"], lid * local["lid_strength"])
+        if not self.has_eyeballs:
+            eyes, _ = self._eye(at, local, scene, at)
+            skin = torch.lerp(skin, eyes, torch.sigmoid(-f["eye"] / 0.4) * front)
+
+        strands = self._strands(azimuth, y, local)
+        above = scene.hair_height(local.look["hairline"], azimuth, y, local.image)[:, None]
+        above = above + (1.6 * strands + 3.0 * noise[:, 4:5]) * local["hair_ragged"]
+        hair = torch.sigmoid(above / local["hair_soft"]) * local["hair"]
+        skin = torch.lerp(skin, self._hair_colour(strands, local), hair)
+        shine = torch.lerp(local["skin_gloss"], local["hair_gloss"], hair) + 0.8 * in_lip * local["lip_gloss"]
+        return skin, shine * torch.exp(0.3 * noise[:, 6:7])
+
+    def _eye(self, at: Tensor, local: _Local, scene: SceneMesh, part: Tensor) -> tuple[Tensor, Tensor]:
+        del scene, part
+        gaze = local["gaze"]
+        side = torch.sign(at[:, :1])
+        dx = at[:, :1] - side * self.eye_centre[0] - gaze[:, :1]
+        dy = at[:, 1:2] - self.eye_centre[1] - gaze[:, 1:2]
+        radius = (dx * dx + dy * dy).sqrt()
+        iris_radius = local["iris_radius"] * self.eye_width
+        angle = torch.atan2(dy, dx)
+        spokes = 1.0 + 0.2 * torch.sin(angle * 11.0) * torch.sin(angle * 17.0 + 1.0)
+        iris = local["iris_colour"] * spokes * (0.6 + 0.5 * torch.sigmoid((radius - 0.6 * iris_radius) * 2.0))
+        iris = iris * (1.0 - 0.7 * torch.exp(-0.5 * ((radius - iris_radius) / (0.12 * iris_radius)).square()))
+        pupil = torch.sigmoid((local["pupil"] * iris_radius - radius) / 0.25)
+        iris = iris * (1.0 - 0.95 * pupil)
+        corner = (((at[:, :1].abs() - self.eye_centre[0]).abs() / (0.5 * self.eye_width) - 0.55) / 0.45).clamp(0.0, 1.0)
+        white = local["eye_white"] * (1.0 - corner * at.new_tensor([[0.2, 0.45, 0.45]]))
+        eye = torch.lerp(white, iris, torch.sigmoid((iris_radius - radius) / 0.3))
+        rim = self.features(at)["eye"]
+        eye = eye * (1.0 - (0.8 * local["lashes"] * torch.exp(-0.5 * (rim / 1.1).square())).clamp(0.0, 0.9))
+        shaded = 1.0 - 0.55 * torch.sigmoid((dy + gaze[:, 1:2] - 0.14 * self.eye_width) / 1.0)
+        eye = eye * shaded
+        glint = torch.exp(
+            -0.5 * ((dx - local["glint"][:, :1]).square() + (dy - local["glint"][:, 1:2]).square()) / 0.55
+        )
+        eye = eye + glint * local["glint_strength"] * (0.3 + local["eye_white"].amax(1, keepdim=True))
+        return eye, at.new_full((1, 1), 0.3)
+
+    def _inside(self, at: Tensor, local: _Local, scene: SceneMesh, part: Tensor) -> tuple[Tensor, Tensor]:
+        del scene, part
+        tongue = torch.sigmoid((-58.0 - at[:, 1:2]) / 4.0) * torch.sigmoid((at[:, 1:2] + 95.0) / 3.0)
+        red = local["mouth_colour"]
+        return red * (0.5 + 0.9 * tongue), at.new_full((1, 1), 0.1)
+
+    def _teeth(self, at: Tensor, local: _Local, scene: SceneMesh, part: Tensor) -> tuple[Tensor, Tensor]:
+        del scene, part
+        gaps = 1.0 - 0.3 * torch.exp(-0.5 * (torch.sin(at[:, :1] * (math.pi / 8.0)) / 0.09).square())
+        dark = 1.0 - 0.6 * (at[:, :1].abs() / 25.0).clamp(0.0, 1.0) ** 2
+        gum = torch.sigmoid((at[:, 1:2] + 33.5) / 0.6) + torch.sigmoid((-at[:, 1:2] - 55.0) / 0.6)
+        colour = local["tooth_colour"] * gaps * dark
+        return torch.lerp(colour, local["mouth_colour"] * 2.0, gum.clamp(0.0, 1.0)), at.new_full((1, 1), 0.25)
+
+    def _torso(self, at: Tensor, local: _Local, scene: SceneMesh, part: Tensor) -> tuple[Tensor, Tensor]:
+        del scene, part
+        azimuth = torch.atan2(at[:, 0], at[:, 2] + 8.0)
+        noise = self._surface_noise(azimuth, at[:, 1], local)
+        skin = local["skin"] * torch.exp(noise[:, 0:1] * local["blotch"] + noise[:, 6:7] * local["skin_grain"])
+        front = torch.sigmoid(at[:, 2:] / 8.0)
+        dip = local["collar_depth"] * (1.0 - at[:, :1].abs() / local["collar_width"]).clamp_min(0.0) * front
+        cloth_weight = torch.sigmoid((local["collar"] - dip - at[:, 1:2]) / 1.2)
+        waves = torch.sin(at[:, 1:2] * local["stripes"][:, :1] + at[:, :1] * local["stripes"][:, 1:2] + noise[:, 0:1])
+        pattern = torch.sigmoid(waves * 6.0) * local["stripes"][:, 2:3]
+        cloth = torch.lerp(local["cloth"], local["cloth_second"], pattern)
+        cloth = cloth * torch.exp(0.25 * noise[:, 1:2] + 0.15 * noise[:, 4:5] + 0.08 * noise[:, 6:7])
+        edge = torch.exp(-0.5 * ((local["collar"] - dip - at[:, 1:2]) / 2.0).square())
+        return torch.lerp(skin, cloth * (1.0 - 0.4 * edge), cloth_weight), 0.5 * local["skin_gloss"] * (
+            1.0 - cloth_weight
+        )
+
+    def _hair_curtain(self, at: Tensor, local: _Local, scene: SceneMesh, part: Tensor) -> tuple[Tensor, Tensor]:
+        del scene, part
+        azimuth = torch.atan2(at[:, 0], at[:, 2] - AXIS_Z)
+        strands = self._strands(azimuth, at[:, 1], local)
+        return self._hair_colour(strands, local), local["hair_gloss"] * torch.exp(0.4 * strands)
+
+    def _glasses(self, at: Tensor, local: _Local, scene: SceneMesh, part: Tensor) -> tuple[Tensor, Tensor]:
+        del scene
+        lens = (part == LENS)[:, None].float()
+        fade = 1.0 + 0.8 * (0.5 - 0.5 * at[:, 1:2]).clamp(0.0, 1.0)
+        colour = torch.lerp(local["frame_colour"], local["lens_colour"] * fade, lens)
+        return colour, 0.6 + 0.6 * lens
+
+
+class _Local:
+    """The look's parameters per pixel: ``local[key]`` is ``[P, C]`` (or ``[1, C]`` where there is one image)."""
+
+    def __init__(self, look: dict[str, Tensor], image: Tensor) -> None:
+        self.look, self.image = look, image
+        self._single = look["skin"].shape[0] == 1
+
+    def __getitem__(self, key: str) -> Tensor:
+        value = self.look[key]
+        return value if self._single else value.index_select(0, self.image)

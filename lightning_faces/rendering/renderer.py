@@ -1,0 +1,310 @@
+"""From vertices in the image frame to pixels: rasterising, interpolation and Phong shading, all differentiable.
+
+Image frame: pixels, x right, y down, the centre of the top-left pixel is (0, 0), z in pixels and larger towards the
+viewer. View frame: the image frame with y up (right-handed); normals and light directions are in it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from pytorch3d.renderer.mesh.rasterize_meshes import rasterize_meshes
+from pytorch3d.structures import Meshes
+from torch import Tensor, nn
+
+from lightning_faces.errors import ConfigurationError
+from lightning_faces.morphable import MorphableModel
+from lightning_faces.rendering.rasterizer import rasterize
+
+SHININESS = 10.0
+"""Exponent of the highlight (Richardson 2016, section 6.1)."""
+_OFF_GRID = (1.7e-4, 2.3e-4)
+"""Pixels by which pictures are shifted, so that an edge of a symmetric mesh never runs through pixel centres, which the
+rasteriser leaves uncovered."""
+
+
+@dataclass(frozen=True)
+class Raster:
+    """The covered pixels of a batch of images, packed into P rows.
+
+    Attributes:
+        image: Int64 ``[P]``, the image in the batch.
+        pixel: Int64 ``[P]``, row times width plus column.
+        face: Int64 ``[P]``, the triangle seen there.
+        weights: ``[P, 3]`` its barycentric coordinates.
+        shape: Batch size, height and width.
+    """
+
+    image: Tensor
+    pixel: Tensor
+    face: Tensor
+    weights: Tensor
+    shape: tuple[int, int, int]
+
+    def interpolate(self, attributes: Tensor, faces: Tensor) -> Tensor:
+        """Values at the covered pixels of what is given at the corners.
+
+        Args:
+            attributes: ``[B, N, C]``, or ``[N, C]`` where it is the same in all images.
+            faces: Int64 ``[F, 3]`` into N, one row per rasterised triangle.
+
+        Returns:
+            ``[P, C]``.
+        """
+        corners = faces.index_select(0, self.face)
+        if attributes.ndim == 3:
+            if attributes.shape[0] > 1:
+                corners = corners + (self.image * attributes.shape[1])[:, None]
+            attributes = attributes.reshape(-1, attributes.shape[-1])
+        return self.corner_sum(attributes, corners)
+
+    def corner_sum(self, attributes: Tensor, corners: Tensor) -> Tensor:
+        """Weighted sums ``[P, C]`` of attributes ``[N, C]`` at corners ``[P, 3]`` that have been looked up already."""
+        return nn.functional.embedding_bag(corners, attributes, per_sample_weights=self.weights, mode="sum")
+
+    def to_image(self, values: Tensor, background: float | Tensor = 0.0) -> Tensor:
+        """Spread packed values over images.
+
+        Args:
+            values: ``[P, C]``.
+            background: A number, or images ``[B, C, H, W]``.
+
+        Returns:
+            ``[B, C, H, W]``.
+        """
+        batch, height, width = self.shape
+        if isinstance(background, Tensor):
+            rows = background.permute(0, 2, 3, 1).reshape(batch * height * width, -1)
+        else:
+            rows = values.new_full((batch * height * width, values.shape[1]), background)
+        rows = rows.index_copy(0, self.image * (height * width) + self.pixel, values)
+        return rows.reshape(batch, height, width, -1).permute(0, 3, 1, 2)
+
+
+def sample_images(images: Tensor, place: Tensor, image: Tensor) -> Tensor:
+    """Bilinear values of images at points, clamped to the outermost texels.
+
+    Args:
+        images: ``[B, C, H, W]``.
+        place: ``[P, 2]``, u right and v down in [0, 1]; the centre of texel (i, j) is ``((j + 0.5) / W, (i + 0.5) / H)``.
+        image: Int64 ``[P]``, which image.
+
+    Returns:
+        ``[P, C]``.
+    """
+    _, channels, height, width = images.shape
+    x = (place[:, 0] * width - 0.5).clamp(0.0, width - 1.0)
+    y = (place[:, 1] * height - 0.5).clamp(0.0, height - 1.0)
+    x0 = x.detach().floor().clamp_max(max(width - 2, 0))
+    y0 = y.detach().floor().clamp_max(max(height - 2, 0))
+    fx, fy = x - x0, y - y0
+    first = image * (height * width) + y0.long() * width + x0.long()
+    right, down = min(width - 1, 1), width * min(height - 1, 1)
+    corners = torch.stack((first, first + right, first + down, first + down + right), dim=1)
+    weights = torch.stack(((1 - fx) * (1 - fy), fx * (1 - fy), (1 - fx) * fy, fx * fy), dim=1)
+    texels = images.permute(0, 2, 3, 1).reshape(-1, channels)
+    return nn.functional.embedding_bag(corners, texels, per_sample_weights=weights, mode="sum")
+
+
+def rasterize_image(
+    vertices: Tensor, faces: Tensor, image_size: int | tuple[int, int], cull_backfaces: bool = False
+) -> Raster:
+    """Which triangle each pixel shows.
+
+    Args:
+        vertices: ``[B, V, 3]`` image frame.
+        faces: Int64 ``[F, 3]``, counter-clockwise seen from outside.
+        image_size: Side, or height and width, in pixels.
+        cull_backfaces: Leave out triangles seen from behind; only for closed surfaces.
+
+    Returns:
+        The covered pixels, differentiable in the vertices through the barycentric coordinates.
+    """
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    batch = vertices.shape[0]
+    # NDC: x left, y up, the shorter side spans [-1, 1]; z away from the viewer and positive.
+    unit = 2.0 / min(height, width)
+    x = ((width - 1) / 2 + _OFF_GRID[0] - vertices[..., 0]) * unit
+    y = ((height - 1) / 2 + _OFF_GRID[1] - vertices[..., 1]) * unit
+    depth = vertices[..., 2]
+    z = (depth.detach().amax(dim=1, keepdim=True) - depth) * unit + 1.0
+    points = torch.stack((x, y, z), dim=-1)
+    if vertices.device.type == "cpu" and vertices.dtype == torch.float32:
+        start = (torch.arange(batch) * vertices.shape[1])[:, None, None]
+        ids, _, weights = rasterize(
+            points.reshape(-1, 3),
+            (faces + start).reshape(-1, 3),
+            [faces.shape[0]] * batch,
+            (height, width),
+            cull_backfaces=cull_backfaces,
+        )
+    else:
+        meshes = Meshes(points, faces.expand(batch, -1, -1))
+        found = rasterize_meshes(
+            meshes, (height, width), blur_radius=0.0, faces_per_pixel=1, cull_backfaces=cull_backfaces
+        )
+        ids, weights = found[0][..., 0], found[2][..., 0, :]
+    place = torch.nonzero(ids.reshape(-1) >= 0).squeeze(1)
+    image = torch.div(place, height * width, rounding_mode="floor")
+    return Raster(
+        image=image,
+        pixel=place - image * (height * width),
+        face=ids.reshape(-1).index_select(0, place) - image * faces.shape[0],
+        weights=weights.reshape(-1, 3).index_select(0, place),
+        shape=(batch, height, width),
+    )
+
+
+class VertexNormals(nn.Module):
+    """Unit vertex normals, weighted by triangle area, from a precomputed table of the triangles around each vertex.
+
+    Args:
+        faces: Int64 ``[F, 3]``, counter-clockwise seen from outside.
+        num_vertices: Number of vertices V.
+    """
+
+    around: Tensor
+    offsets: Tensor
+    faces: Tensor
+
+    def __init__(self, faces: Tensor, num_vertices: int) -> None:
+        super().__init__()
+        owner = faces.reshape(-1)
+        order = torch.argsort(owner, stable=True)
+        self.register_buffer("around", torch.div(order, 3, rounding_mode="floor"), persistent=False)
+        counts = torch.bincount(owner, minlength=num_vertices)
+        self.register_buffer("offsets", counts.cumsum(0) - counts, persistent=False)
+        self.register_buffer("faces", faces.clone(), persistent=False)
+
+    def forward(self, vertices: Tensor) -> Tensor:
+        """Normals of vertices ``[B, V, 3]`` in a right-handed frame (object or view), ``[B, V, 3]``; 0 where unused."""
+        batch, count, _ = vertices.shape
+        rows = vertices.transpose(0, 1).reshape(count, -1)
+        a, b, c = (rows.index_select(0, self.faces[:, k]).reshape(-1, batch, 3) for k in range(3))
+        face_normals = torch.linalg.cross(b - a, c - a).reshape(-1, batch * 3)
+        summed = nn.functional.embedding_bag(self.around, face_normals, self.offsets, mode="sum")
+        return nn.functional.normalize(summed.reshape(count, batch, 3).transpose(0, 1), dim=-1)
+
+
+def to_view(vertices: Tensor) -> Tensor:
+    """Image frame to view frame or back: y changes sign."""
+    return torch.stack((vertices[..., 0], -vertices[..., 1], vertices[..., 2]), dim=-1)
+
+
+@dataclass(frozen=True)
+class PhongLight:
+    """One directional light and the reflection constants of Richardson 2016, section 6.1.
+
+    Attributes:
+        direction: ``[B, 3]`` towards the light, view frame; need not be of unit length.
+        ambient: ``[B]``, 0.5 on average in the paper.
+        diffuse: ``[B]``, 0.7.
+        specular: ``[B]``, 0.05.
+    """
+
+    direction: Tensor
+    ambient: Tensor
+    diffuse: Tensor
+    specular: Tensor
+
+    @classmethod
+    def frontal(cls, batch: int, device: torch.device | str = "cpu") -> PhongLight:
+        """A white light at the viewer with diffuse reflection only, which shows the shape (section 5.1)."""
+        zero = torch.zeros(batch, device=device)
+        return cls(torch.tensor([[0.0, 0.0, 1.0]], device=device).expand(batch, 3), zero, zero + 1.0, zero)
+
+    @classmethod
+    def random(cls, batch: int, generator: torch.Generator) -> PhongLight:
+        """Section 6.1: constants normal around 0.5, 0.7, 0.05, direction uniform over the frontal half sphere."""
+        constants = torch.tensor([0.5, 0.7, 0.05]) * (1.0 + 0.2 * torch.randn(batch, 3, generator=generator))
+        direction = nn.functional.normalize(torch.randn(batch, 3, generator=generator), dim=-1)
+        direction = torch.cat((direction[:, :2], direction[:, 2:].abs()), dim=-1)
+        ambient, diffuse, specular = constants.clamp_min(0.0).unbind(-1)
+        return cls(direction, ambient, diffuse, specular)
+
+
+def phong(normals: Tensor, albedo: Tensor, light: PhongLight, image: Tensor) -> Tensor:
+    """Phong reflectance under weak perspective, where the viewer is at (0, 0, 1) everywhere.
+
+    Args:
+        normals: Unit normals ``[P, 3]``, view frame.
+        albedo: ``[P, C]``.
+        light: Lights of the B images.
+        image: Int64 ``[P]``, which light.
+
+    Returns:
+        ``[P, C]``, not clamped.
+    """
+    direction = nn.functional.normalize(light.direction, dim=-1)[image]
+    cosine = (normals * direction).sum(-1, keepdim=True)
+    lit = cosine.clamp_min(0.0)
+    mirrored_z = 2.0 * cosine * normals[:, 2:] - direction[:, 2:]
+    highlight = torch.where(cosine > 0.0, mirrored_z.clamp_min(0.0), 0.0) ** SHININESS
+    ambient, diffuse, specular = (value[image][:, None] for value in (light.ambient, light.diffuse, light.specular))
+    return albedo * (ambient + diffuse * lit) + specular * highlight
+
+
+class FaceRenderer(nn.Module):
+    """Phong images of a face model's vertices, differentiable in vertices, light and albedo.
+
+    Args:
+        model: The face model; its UV map is needed for albedo images only.
+        image_size: Side of the images in pixels.
+    """
+
+    uv_of_face: Tensor | None
+
+    def __init__(self, model: MorphableModel, image_size: int) -> None:
+        super().__init__()
+        self.model = model
+        self.image_size = image_size
+        self.normals = VertexNormals(model.faces, model.num_vertices)
+        table = None
+        if model.uv_face_ids is not None:
+            table = torch.full((model.faces.shape[0],), -1, dtype=torch.int64)
+            table[model.uv_face_ids.cpu()] = torch.arange(model.uv_face_ids.shape[0])
+        self.register_buffer("uv_of_face", table, persistent=False)
+
+    def rasterize(self, vertices: Tensor) -> Raster:
+        """Covered pixels of vertices ``[B, V, 3]``, image frame."""
+        return rasterize_image(vertices, self.model.faces, self.image_size)
+
+    def pixel_normals(self, raster: Raster, vertices: Tensor) -> Tensor:
+        """Unit normals ``[P, 3]`` at covered pixels, view frame, for vertices ``[B, V, 3]`` in the image frame."""
+        normals = raster.interpolate(self.normals(to_view(vertices)), self.model.faces)
+        return nn.functional.normalize(normals, dim=-1)
+
+    def pixel_albedo(self, raster: Raster, albedo: Tensor) -> Tensor:
+        """Colours at covered pixels from UV images ``[B, 3, T, T]``; grey 0.5 where the UV map does not reach.
+
+        Raises:
+            ConfigurationError: If the model has no UV map.
+        """
+        uv, uv_faces, table = self.model.uv, self.model.uv_faces, self.uv_of_face
+        if uv is None or uv_faces is None or table is None:
+            raise ConfigurationError(
+                f"Face model {self.model.name!r} has no UV map: give one colour per vertex instead."
+            )
+        uv_face = table.index_select(0, raster.face)
+        place = raster.corner_sum(uv, uv_faces[uv_face.clamp_min(0)])
+        colours = sample_images(albedo, place, raster.image)
+        return torch.where(uv_face[:, None] >= 0, colours, 0.5)
+
+    def forward(self, vertices: Tensor, colour: Tensor, light: PhongLight) -> tuple[Tensor, Tensor]:
+        """Render.
+
+        Args:
+            vertices: ``[B, V, 3]`` image frame.
+            colour: Albedo as UV images ``[B, 3, T, T]``, or as one colour per vertex ``[B, V, 3]``.
+            light: One light per image.
+
+        Returns:
+            Images ``[B, 3, H, W]``, black where there is no face and not clamped, and masks ``[B, 1, H, W]``.
+        """
+        raster = self.rasterize(vertices)
+        normals = self.pixel_normals(raster, vertices)
+        albedo = self.pixel_albedo(raster, colour) if colour.ndim == 4 else raster.interpolate(colour, self.model.faces)
+        shaded = phong(normals, albedo, light, raster.image)
+        mask = raster.to_image(torch.ones_like(shaded[:, :1]))
+        return raster.to_image(shaded), mask
