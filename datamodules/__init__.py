@@ -2,5 +2,6 @@
 
 from datamodules.aflw2000 import AFLW20003D
 from datamodules.base import FaceDataModule, FaceDataset
+from datamodules.synthetic import SyntheticFaces
 
-__all__ = ["AFLW20003D", "FaceDataModule", "FaceDataset"]
+__all__ = ["AFLW20003D", "FaceDataModule", "FaceDataset", "SyntheticFaces"]

@@ -1,0 +1,302 @@
+"""Synthetic faces: rendered on the fly from a morphable model, or once into a cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.progress import track
+from torch.utils.data import DataLoader, Dataset
+
+from datamodules.base import CHEAP_TARGETS, FaceDataModule, FaceDataset, start_worker
+from datamodules.crop import Augmentation, RawFace
+from lightning_faces.batch import FaceSpec
+from lightning_faces.errors import ConfigurationError, DataError
+from lightning_faces.geometry.camera import box_of_points
+from lightning_faces.morphable import MorphableModel
+from lightning_faces.rendering.synthesis import SYNTHESIS_VERSION, FaceSynthesizer, SynthesisOptions
+
+SPLITS = ("train", "val", "test")
+RENDER_CHUNK = 16
+"""Faces rendered together while a cache is filled."""
+HALF_PRECISION = frozenset({"position_map", "pncc", "offsets", "vertices"})
+"""Dense targets are cached as float16: at 200 pixels that rounds by 0.06 pixels at most."""
+
+
+@dataclass(frozen=True)
+class SyntheticSplit:
+    """Which faces a split holds: sample ``i`` depends on these values and on i alone.
+
+    Attributes:
+        split: "train", "val" or "test"; their seeds are disjoint.
+        size: Number of samples.
+        seed: Seed of the data set.
+        views_per_subject: Samples in a row that show the same subject.
+    """
+
+    split: str
+    size: int
+    seed: int
+    views_per_subject: int
+
+    def seeds(self, indices: Sequence[int]) -> list[int]:
+        """Seeds of samples, disjoint between splits and data set seeds."""
+        return [((self.seed * len(SPLITS) + SPLITS.index(self.split)) << 40) + index for index in indices]
+
+    def subjects(self, indices: Sequence[int]) -> list[int]:
+        """Seeds of the subjects that samples show."""
+        return self.seeds([index // self.views_per_subject for index in indices])
+
+
+class SyntheticFaceDataset(FaceDataset):
+    """Rendered faces on a canvas that the crop is cut from, as a photograph's crop is cut from its file.
+
+    Args:
+        split: Which faces.
+        synthesizer: Renders them.
+        targets: Target keys to give.
+        content: Hash of all that the samples depend on.
+    """
+
+    name = "SyntheticFaces"
+
+    def __init__(
+        self, split: SyntheticSplit, synthesizer: FaceSynthesizer, targets: frozenset[str], content: str
+    ) -> None:
+        self.split, self.synthesizer, self.targets, self.content = split, synthesizer, targets, content
+
+    def __len__(self) -> int:
+        return self.split.size
+
+    def fingerprint(self) -> str:
+        """Hash of the face model, the options, the seed and the size."""
+        return self.content
+
+    def read(self, index: int) -> RawFace:
+        """Render one face."""
+        return self.read_many([index])[0]
+
+    def read_many(self, indices: Sequence[int]) -> list[RawFace]:
+        """Render faces as one batch."""
+        arrays = self.render(indices)
+        return [self._face(index, {key: value[i] for key, value in arrays.items()}) for i, index in enumerate(indices)]
+
+    def render(self, indices: Sequence[int]) -> dict[str, NDArray[Any]]:
+        """Uint8 ``image`` ``[N, H, W, 3]`` and the targets, batched, in the frame of the canvas."""
+        with torch.no_grad():
+            scene = self.synthesizer.sample(
+                self.split.seeds(indices),
+                yaw_thirds=self.split.split == "test",
+                subject=self.split.subjects(indices),
+            )
+            rendered = self.synthesizer.render(scene, targets=tuple(sorted(self.targets - CHEAP_TARGETS)))
+        arrays = {key: rendered[key].numpy() for key in self.targets if key in rendered}
+        pixels = rendered["image"].clamp(0, 1).mul(255).round().to(torch.uint8)
+        return {**arrays, "image": pixels.permute(0, 2, 3, 1).numpy()}
+
+    def _face(self, index: int, arrays: dict[str, NDArray[Any]]) -> RawFace:
+        targets = {key: value for key, value in arrays.items() if key != "image"}
+        landmarks = targets["landmarks"]
+        # Filled in by the crop from the landmarks it moves.
+        targets["face_size"] = np.zeros((), dtype=np.float32)
+        targets["landmark_mask"] = np.ones(landmarks.shape, dtype=bool)
+        targets["yaw"] = np.degrees(targets["pose"][2])
+        return RawFace(
+            image=arrays["image"],
+            sample_id=f"{self.split.split}-{self.split.seed}-{index:06d}",
+            box=box_of_points(torch.from_numpy(landmarks)).double().numpy(),
+            targets=targets,
+            numbers={"subject": index // self.split.views_per_subject, "view": index % self.split.views_per_subject},
+        )
+
+
+class CachedFaceDataset(SyntheticFaceDataset):
+    """The same samples from a folder that :func:`fill_cache` wrote, memory-mapped."""
+
+    def __init__(self, source: SyntheticFaceDataset, folder: Path) -> None:
+        super().__init__(source.split, source.synthesizer, source.targets, source.content)
+        self.arrays = {path.stem: np.load(path, mmap_mode="r") for path in sorted(folder.glob("*.npy"))}
+
+    def read_many(self, indices: Sequence[int]) -> list[RawFace]:
+        """Read faces from the cache."""
+        faces = []
+        for index in indices:
+            values = {
+                key: np.array(value[index], dtype=np.float32 if value.dtype == np.float16 else value.dtype)
+                for key, value in self.arrays.items()
+            }
+            faces.append(self._face(index, values))
+        return faces
+
+
+class _Chunks(Dataset[dict[str, NDArray[Any]]]):
+    def __init__(self, dataset: SyntheticFaceDataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return -(-len(self.dataset) // RENDER_CHUNK)
+
+    def __getitem__(self, chunk: int) -> dict[str, NDArray[Any]]:
+        start = chunk * RENDER_CHUNK
+        return self.dataset.render(range(start, min(start + RENDER_CHUNK, len(self.dataset))))
+
+
+def fill_cache(dataset: SyntheticFaceDataset, folder: Path, num_workers: int) -> None:
+    """Render a whole data set into a folder of .npy files, which appears only when it is complete.
+
+    Args:
+        dataset: What to render.
+        folder: Where; nothing is done where it exists.
+        num_workers: Processes that render.
+    """
+    if folder.exists():
+        return
+    partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
+    partial.mkdir(parents=True)
+    try:
+        arrays: dict[str, Any] = {}
+        loader = DataLoader(_Chunks(dataset), batch_size=None, num_workers=num_workers, worker_init_fn=start_worker)
+        start = 0
+        for chunk in track(loader, description=f"rendering {len(dataset)} {dataset.split.split} faces"):
+            for key, value in chunk.items():
+                value = np.asarray(value)
+                if key not in arrays:
+                    dtype = np.dtype(np.float16) if key in HALF_PRECISION else value.dtype
+                    arrays[key] = np.lib.format.open_memmap(
+                        partial / f"{key}.npy", mode="w+", dtype=dtype, shape=(len(dataset), *value.shape[1:])
+                    )
+                arrays[key][start : start + len(value)] = value
+            start += len(chunk["image"])
+        for array in arrays.values():
+            array.flush()
+        try:
+            partial.rename(folder)
+        except OSError as error:
+            if not folder.exists():  # another process was first with the same content
+                raise DataError(f"Cannot write the cache {folder}: {error}.") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+class SyntheticFaces(FaceDataModule):
+    """Faces drawn and rendered from a morphable model: endless, exact targets, no data set and no licence needed.
+
+    Sample i is the same for any number of workers and processes and any order. Training, validation and test faces
+    have disjoint seeds; test poses have equal thirds of \\|yaw\\| in 0-30, 30-60 and 60-90 degrees.
+
+    Args:
+        train_size: Faces of an epoch.
+        val_size: Validation faces.
+        test_size: Test faces.
+        views_per_subject: Samples in a row that show one subject from different views.
+        face_model: Name or path of a morphable model.
+        synthesis: How faces look and are posed.
+        canvas: Side of the rendered canvas over ``image_size``: room for the crop to move in.
+        position_map_size: Side of the position map, where a method trains on it.
+        cache_dir: Folder where rendered samples are kept as 8-bit images and memory-mapped; None renders on the fly.
+        image_size: Side of the square crop in pixels.
+        batch_size: Samples per step and rank.
+        num_workers: Loader processes per rank.
+        margin: Side of the crop over the longer side of the face box.
+        augmentation: Random changes of training samples.
+        seed: Seed of faces, order and augmentation.
+    """
+
+    available_targets = CHEAP_TARGETS | {
+        "vertices",
+        "position_map",
+        "pncc",
+        "offsets",
+        "face_mask",
+        "previous_coefficients",
+        "shading",
+        "geometry_mask",
+    }
+
+    def __init__(
+        self,
+        train_size: int = 20_000,
+        val_size: int = 512,
+        test_size: int = 900,
+        views_per_subject: int = 1,
+        face_model: str = "embedded",
+        synthesis: SynthesisOptions = SynthesisOptions(),  # noqa: B008 - frozen, so one default can be shared
+        canvas: float = 1.5,
+        position_map_size: int = 64,
+        cache_dir: str | None = None,
+        image_size: int = 96,
+        batch_size: int = 32,
+        num_workers: int = 2,
+        margin: float = 1.3,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(image_size, batch_size, num_workers, margin, augmentation, seed)
+        sizes = {"train_size": train_size, "val_size": val_size, "test_size": test_size}
+        for name, value in {**sizes, "views_per_subject": views_per_subject}.items():
+            if value < 1:
+                raise ConfigurationError(f"SyntheticFaces option {name} is {value}; it must be at least 1.")
+        if canvas < 1:
+            raise ConfigurationError(f"SyntheticFaces option canvas is {canvas}; it must be at least 1.")
+        self.sizes = {name.removesuffix("_size"): value for name, value in sizes.items()}
+        self.views_per_subject = views_per_subject
+        self.synthesis = synthesis
+        self.canvas_size = round(canvas * image_size)
+        self.cache_dir = None if cache_dir is None else Path(cache_dir).expanduser()
+        self.model = MorphableModel.load(face_model)
+        self.position_map_size = position_map_size
+
+    def data_spec(self) -> FaceSpec:
+        """Sizes of the face model's targets."""
+        return FaceSpec(
+            face_model=self.model.name,
+            face_model_hash=self.model.hash,
+            num_identity=self.model.num_identity,
+            num_expression=self.model.num_expression,
+            num_vertices=self.model.num_vertices,
+            position_map_size=self.position_map_size,
+        )
+
+    def _source(self, split: str, targets: frozenset[str]) -> SyntheticFaceDataset:
+        faces = SyntheticSplit(split, self.sizes[split], self.seed, self.views_per_subject)
+        content = {
+            "version": SYNTHESIS_VERSION,
+            "model": self.model.hash,
+            "synthesis": asdict(self.synthesis),
+            "canvas": self.canvas_size,
+            "position_map": self.position_map_size if "position_map" in targets else None,
+            "split": asdict(faces),
+        }
+        digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        synthesizer = FaceSynthesizer(
+            self.model, self.canvas_size, self.synthesis, position_map_size=self.position_map_size
+        )
+        return SyntheticFaceDataset(faces, synthesizer, targets, digest)
+
+    def _cache_folder(self, dataset: SyntheticFaceDataset) -> Path:
+        assert self.cache_dir is not None
+        dense = hashlib.sha256(",".join(sorted(dataset.targets - CHEAP_TARGETS)).encode()).hexdigest()[:8]
+        return self.cache_dir / f"{dataset.split.split}-{len(dataset)}-{dataset.content}-{dense}"
+
+    def make_dataset(self, split: str, targets: frozenset[str]) -> FaceDataset | None:
+        """Train, val or test faces; there is nothing to predict."""
+        if split not in SPLITS:
+            return None
+        source = self._source(split, targets)
+        if self.cache_dir is None:
+            return source
+        folder = self._cache_folder(source)
+        if self.trainer is None or self.trainer.local_rank == 0:
+            fill_cache(source, folder, max(1, self.num_workers))
+        if self.trainer is not None:
+            self.trainer.strategy.barrier("synthetic faces rendered")
+        return CachedFaceDataset(source, folder)
