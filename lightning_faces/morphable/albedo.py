@@ -13,6 +13,7 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter, map_coordinat
 from scipy.spatial import cKDTree
 
 from lightning_faces.morphable.surface import Bools, Floats, Ints
+from lightning_faces.morphable.uv import rasterize_uv
 
 
 @dataclass
@@ -43,24 +44,10 @@ def make_canvas(size: int, uv: Floats, uv_faces: Ints, corners: Floats, eyeball:
     Returns:
         The canvas.
     """
-    position = np.zeros((size, size, 3))
-    inside = np.zeros((size, size), bool)
-    on_eye = np.zeros((size, size), bool)
-    for triangle, points, eye in zip(uv[uv_faces] * size - 0.5, corners, eyeball):
-        low = np.maximum(np.ceil(triangle.min(0) - 1e-9).astype(int), 0)
-        high = np.minimum(np.floor(triangle.max(0) + 1e-9).astype(int), size - 1)
-        if (high < low).any():
-            continue
-        x, y = np.meshgrid(np.arange(low[0], high[0] + 1), np.arange(low[1], high[1] + 1))
-        (x0, y0), (x1, y1), (x2, y2) = triangle
-        area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
-        b1 = ((x - x0) * (y2 - y0) - (x2 - x0) * (y - y0)) / area
-        b2 = ((x1 - x0) * (y - y0) - (x - x0) * (y1 - y0)) / area
-        weights = np.stack([1.0 - b1 - b2, b1, b2], axis=-1)
-        hit = (weights >= -1e-9).all(-1)
-        position[y[hit], x[hit]] = weights[hit] @ points
-        inside[y[hit], x[hit]] = True
-        on_eye[y[hit], x[hit]] = eye
+    covering, weights = rasterize_uv(size, uv, uv_faces)
+    inside = covering >= 0
+    position = (corners[covering] * weights[..., None]).sum(2)
+    on_eye = eyeball[covering]
     nearest = distance_transform_edt(~inside, return_distances=False, return_indices=True)
     return Canvas(position[nearest[0], nearest[1]], inside, on_eye[nearest[0], nearest[1]])
 

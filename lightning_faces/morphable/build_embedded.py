@@ -31,11 +31,11 @@ from lightning_faces.morphable.surface import (
     boundary_loops,
     compact_mesh,
     components,
-    face_neighbours,
     mirror_permutation,
     nearest_on_surface,
     principal_components,
     rigid_align,
+    tidy_faces,
     triangle_areas,
 )
 from lightning_faces.morphable.uv import disc_uv
@@ -445,7 +445,7 @@ def face_uv(mean: Floats, head: Head, ear: Bools, landmarks: Floats) -> tuple[Fl
     candidates = head.parts["skin"]
     keep = candidates & (centroid[:, 1] < top) & (centroid[:, 1] > chin - 26.0)
     keep &= (centroid[:, 2] > 8.0) | ear[head.faces].any(1)
-    keep = _tidy(keep, candidates, head.faces)
+    keep = tidy_faces(keep, candidates, head.faces)
     nose_tip = landmarks[30, 1]
     depth = {True: EYE_DEPTH, False: 0.0}
     uv, uv_faces, _, holes = disc_uv(mean, head.faces, keep, lambda rim: depth[bool(rim[:, 1].mean() > nose_tip)])
@@ -464,20 +464,6 @@ def face_uv(mean: Floats, head: Head, ear: Bools, landmarks: Floats) -> tuple[Fl
         all_ids.append(np.flatnonzero(eye))
         start += len(eye_uv)
     return np.concatenate(all_uv), np.concatenate(all_faces), np.concatenate(all_ids)
-
-
-def _tidy(keep: Bools, candidates: Bools, faces: Ints) -> Bools:
-    """Smooth the border of a set of triangles: most neighbours decide, within the candidates."""
-    neighbours = face_neighbours(faces)
-    for _ in range(10):
-        known = np.where(neighbours >= 0, keep[neighbours], False).sum(1)
-        smoothed = candidates & ((keep & (known >= 2)) | (known == 3))
-        if np.array_equal(smoothed, keep):
-            break
-        keep = smoothed
-    part = components(faces[keep], int(faces.max()) + 1)[faces[:, 0]]
-    tidy: Bools = keep & (part == np.bincount(part[keep]).argmax())
-    return tidy
 
 
 def _eye_uv(mean: Floats, faces: Ints, eye: Bools, hole: Floats) -> tuple[Floats, Ints]:

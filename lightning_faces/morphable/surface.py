@@ -200,3 +200,28 @@ def triangle_areas(vertices: NDArray[Any], faces: Ints) -> Floats:
         return signed
     plain: Floats = 0.5 * np.linalg.norm(np.cross(first, second), axis=1)
     return plain
+
+
+def tidy_faces(keep: Bools, candidates: Bools, faces: Ints, seed: int | None = None) -> Bools:
+    """Smooth the border of a set of triangles (most neighbours decide, within the candidates) and keep one component.
+
+    Args:
+        keep: Bool ``[F]``.
+        candidates: Bool ``[F]``.
+        faces: ``[F, 3]``.
+        seed: A triangle of the component to keep; None for the largest.
+
+    Returns:
+        Bool ``[F]``.
+    """
+    neighbours = face_neighbours(faces)
+    for _ in range(10):
+        known = np.where(neighbours >= 0, keep[neighbours], False).sum(1)
+        smoothed = candidates & ((keep & (known >= 2)) | (known == 3))
+        if np.array_equal(smoothed, keep):
+            break
+        keep = smoothed
+    part = components(faces[keep], int(faces.max()) + 1)[faces[:, 0]]
+    wanted = np.bincount(part[keep]).argmax() if seed is None else part[seed]
+    tidy: Bools = keep & (part == wanted)
+    return tidy
