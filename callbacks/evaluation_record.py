@@ -27,6 +27,7 @@ from torch import Tensor
 
 from callbacks.pictures import contact_sheet, faces_of_batch
 from lightning_faces.batch import FaceBatch, FacePrediction
+from lightning_faces.bootstrap import bootstrap_means, interval
 from lightning_faces.errors import DataError
 from lightning_faces.metrics import (
     YAW_BINS,
@@ -41,7 +42,6 @@ from lightning_faces.metrics import (
     landmark_arguments,
     yaw_bin_mask,
 )
-from lightning_faces.metrics.bootstrap import bootstrap_means, interval
 from lightning_faces.metrics.functional import DepthRule, area_contribution, failure_contribution
 from lightning_faces.records import (
     RECORD_VERSION,

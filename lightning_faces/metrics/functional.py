@@ -143,7 +143,7 @@ def cross_view_consistency_error(
 
 
 def per_vertex_error(preds: Tensor, target: Tensor, *, scale: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Mean distance of corresponding vertices after a least-squares similarity alignment (Richardson 2016, sec. 5).
+    """Mean distance of corresponding vertices after a least-squares similarity alignment (Richardson 2016, fig. 11).
 
     Args:
         preds: Predicted vertices ``[B, V, 3]`` in any frame.

@@ -9,7 +9,7 @@ from lightning_faces.metrics.functional import per_vertex_error
 
 
 class PerVertexError(PerSampleMetric):
-    """Mean distance of corresponding vertices after similarity alignment, millimetres (Richardson 2016, sec. 5).
+    """Mean distance of corresponding vertices after similarity alignment, millimetres (Richardson 2016, fig. 11).
 
     Args:
         yaw_bin: As in :class:`.NormalizedMeanError`.
