@@ -386,7 +386,7 @@ def _long_rows(row: Row, metrics: Sequence[str] | None) -> list[list[Any]]:
         values = {
             "method": record.method, "dataset": record.dataset, "metric": name, "value": metric.value,
             "low": metric.low, "high": metric.high, "unit": metric.unit, "samples": metric.samples,
-            "rank": row.rank.get(name, ""), "tied_with_best": row.tied.get(name, ""), "setting": row.setting,
+            "rank": row.rank.get(name), "tied_with_best": row.tied.get(name), "setting": row.setting,
             "samples_seen": record.training.samples_seen, "epochs": record.training.epochs,
             "converged": record.training.converged, "seed": record.training.seed, "image_size": record.image_size,
             "margin": record.margin, "parameters": record.parameters,

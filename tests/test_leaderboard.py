@@ -265,6 +265,21 @@ def test_records_of_a_wandb_project_join_the_local_ones(
     assert "W&B project team/faces cannot be read: project not found" in capsys.readouterr().err
 
 
+def test_the_table_goes_to_wandb(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import wandb
+
+    logged: dict[str, Any] = {}
+    finished: list[bool] = []
+    run = types.SimpleNamespace(log=logged.update, finish=lambda: finished.append(True))
+    started: list[dict[str, Any]] = []
+    monkeypatch.setattr(wandb, "init", lambda **options: started.append(options) or run)
+    main([str(runs), "--wandb-table", "team/faces"])
+    assert (started[0]["entity"], started[0]["project"], finished) == ("team", "faces", [True])
+    rows = [dict(zip(logged["leaderboard"].columns, row)) for row in logged["leaderboard"].data]
+    assert len(rows) == 5 * 6
+    assert [row["rank"] for row in rows if row["metric"] == "nme" and row["method"] == "Zhao2016"] == [3]
+
+
 def test_curves_are_those_of_the_errors(runs: Path) -> None:
     entries, _ = leaderboard.collect([runs])
     entry = next(e for e in entries if e.record.method == "PRNet")

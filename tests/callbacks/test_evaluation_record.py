@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -260,5 +261,8 @@ def test_wandb_gets_summary_table_curve_and_artifact(tmp_path: Path) -> None:
     assert summary["RandomFaces-test/nme"] == pytest.approx(expected_nme().mean(), abs=1e-6)
     assert {"RandomFaces-test/metrics", "RandomFaces-test/ced_table"} <= set(summary)
     logger.experiment.finish()
-    binary = next((tmp_path / "wandb").glob("offline-run-*/*.wandb")).read_bytes()
-    assert b"evaluation-record" in binary
+    log = next((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
+    end = time.monotonic() + 30  # its service writes in the background
+    while b"evaluation-record" not in log.read_bytes() and time.monotonic() < end:
+        time.sleep(0.1)
+    assert b"evaluation-record" in log.read_bytes()
