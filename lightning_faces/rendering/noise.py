@@ -85,16 +85,17 @@ class NoiseBank(nn.Module):
         grain = torch.randn(3, 2 * BANK_SIDE, 2 * BANK_SIDE, generator=generator)
         self.register_buffer("grain", grain, persistent=False)
 
-    def sample(self, place: Tensor) -> Tensor:
-        """All channels at places ``[P, 2]``, where 1 is one period: bilinear, ``[P, 8]``."""
-        position = place * BANK_SIDE
-        corner = position.floor()
-        fx, fy = (position - corner).unbind(-1)
-        x0, y0 = (corner.long() & (BANK_SIDE - 1)).unbind(-1)
-        x1, y1 = (x0 + 1) & (BANK_SIDE - 1), (y0 + 1) & (BANK_SIDE - 1)
-        y0, y1 = y0 * BANK_SIDE, y1 * BANK_SIDE
+    def sample(self, u: Tensor, v: Tensor) -> Tensor:
+        """All channels at places ``[P]`` each, where 1 is one period: bilinear, ``[P, 8]``."""
+        x, y = u * BANK_SIDE, v * BANK_SIDE
+        left, top = x.floor(), y.floor()
+        fx, fy = x - left, y - top
+        mask = BANK_SIDE - 1
+        x0, y0 = left.long() & mask, (top.long() & mask) * BANK_SIDE
+        x1, y1 = (x0 + 1) & mask, (y0 + BANK_SIDE) & (mask * BANK_SIDE)
         corners = torch.stack((y0 + x0, y0 + x1, y1 + x0, y1 + x1), dim=1)
-        weights = torch.stack(((1 - fx) * (1 - fy), fx * (1 - fy), (1 - fx) * fy, fx * fy), dim=1)
+        gx, gy = 1 - fx, 1 - fy
+        weights = torch.stack((gx * gy, fx * gy, gx * fy, fx * fy), dim=1)
         return nn.functional.embedding_bag(corners, self.texels, per_sample_weights=weights, mode="sum")
 
     def grain_image(self, offset: Tensor, size: int) -> Tensor:

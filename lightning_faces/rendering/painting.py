@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_faces.rendering.noise import NoiseBank
-from lightning_faces.rendering.renderer import sample_images
+from lightning_faces.rendering.renderer import bilinear_taps
 from lightning_faces.rendering.scene_mesh import (
     AXIS_Z,
     EYEBALL,
@@ -66,7 +66,7 @@ class FacePaint(nn.Module):
         landmarks: The 68 landmarks of the mean face in the scene's canonical frame, mm ``[68, 3]``.
     """
 
-    map: Tensor
+    texels: Tensor
     eye_centre: Tensor
 
     def __init__(self, scene: SceneMesh, landmarks: Tensor) -> None:
@@ -119,93 +119,97 @@ class FacePaint(nn.Module):
             "moustache": moustache,
             "nostril": _blob(x, y, (6.5, float(landmarks[33, 1]) + 1.0), 3.0, 1.8),
         }
-        image = torch.stack([planes[key] for key in _CHANNELS]).reshape(1, len(_CHANNELS), height, width)
-        self.register_buffer("map", image, persistent=False)
+        texels = torch.stack([planes[key] for key in _CHANNELS], dim=1).contiguous()
+        self.register_buffer("texels", texels, persistent=False)
         self.register_buffer("eye_centre", torch.tensor([float(eye[:, 0].mean()), eye_y + 0.3]), persistent=False)
         self.eye_width = float(eye[3, 0] - eye[0, 0])
 
     def features(self, canonical: Tensor) -> dict[str, Tensor]:
-        """Values of the map at canonical places ``[P, 3]``, each ``[P, 1]``."""
-        place = torch.stack(
-            ((canonical[:, 0] - _LEFT) / (_RIGHT - _LEFT), (_TOP - canonical[:, 1]) / (_TOP - _BOTTOM)), dim=1
-        )
-        values = sample_images(self.map, place, torch.zeros_like(canonical[:, 0], dtype=torch.int64))
-        return dict(zip(_CHANNELS, values.split(1, dim=1)))
+        """Values of the map at canonical places ``[3, P]``, each ``[1, P]``."""
+        u, v = (canonical[0] - _LEFT) / (_RIGHT - _LEFT), (_TOP - canonical[1]) / (_TOP - _BOTTOM)
+        corners, weights = bilinear_taps(u, v, round(_TOP - _BOTTOM), round(_RIGHT - _LEFT))
+        values = nn.functional.embedding_bag(
+            corners, self.texels, per_sample_weights=weights, mode="sum"
+        ).T.contiguous()
+        return {key: values[k : k + 1] for k, key in enumerate(_CHANNELS)}
 
     def forward(
-        self, canonical: Tensor, part: Tensor, image: Tensor, look: dict[str, Tensor], scene: SceneMesh
+        self,
+        canonical: Tensor,
+        part: Tensor,
+        counts: list[int],
+        image: Tensor,
+        look: dict[str, Tensor],
+        scene: SceneMesh,
     ) -> tuple[Tensor, Tensor]:
-        """Paint pixels.
+        """Paint pixels; channels come first here, which is several times faster on the CPU.
 
         Args:
-            canonical: Places on the mean ``[P, 3]``.
-            part: Int64 ``[P]``, SKIN ... TEETH.
+            canonical: Places on the mean ``[3, P]``, sorted by part.
+            part: Int64 ``[P]``, SKIN ... TEETH in this order.
+            counts: How many pixels of each part there are.
             image: Int64 ``[P]``, the row of the look.
             look: The scene's parameters.
             scene: The mesh, for the hairline.
 
         Returns:
-            Albedo ``[P, 3]`` linear RGB, and strength of highlights ``[P, 1]``.
+            Albedo ``[3, P]`` linear RGB, and strength of highlights ``[1, P]``.
         """
-        albedo = canonical.new_zeros(canonical.shape[0], 3)
-        gloss = canonical.new_zeros(canonical.shape[0], 1)
-        for kind, paint in (
-            ((SKIN,), self._skin),
-            ((EYEBALL,), self._eye),
-            ((INSIDE,), self._inside),
-            ((TORSO,), self._torso),
-            ((HAIR,), self._hair_curtain),
-            ((FRAME, LENS), self._glasses),
-            ((TEETH,), self._teeth),
-        ):
-            chosen = part == kind[0] if len(kind) == 1 else (part == kind[0]) | (part == kind[1])
-            rows = torch.nonzero(chosen).squeeze(1)
-            if rows.numel() == 0:
-                continue
-            local = _Local(look, image.index_select(0, rows))
-            colour, shine = paint(canonical.index_select(0, rows), local, scene, part.index_select(0, rows))
-            albedo = albedo.index_copy(0, rows, colour.expand(rows.shape[0], 3))
-            gloss = gloss.index_copy(0, rows, shine.expand(rows.shape[0], 1))
-        return albedo, gloss
+        painters = (
+            self._skin, self._eye, self._inside, self._torso, self._hair_curtain, self._frame, self._lens, self._teeth,
+        )  # fmt: skip
+        albedo, gloss = [canonical[:, :0]], [canonical[:1, :0]]
+        start = 0
+        for paint, count in zip(painters, counts, strict=True):
+            if count:
+                colour, shine = paint(
+                    canonical[:, start : start + count], _Local(look, image[start : start + count]), scene
+                )
+                albedo.append(colour.expand(3, count))
+                gloss.append(shine.expand(1, count))
+            start += count
+        del part
+        return torch.cat(albedo, dim=1), torch.cat(gloss, dim=1)
 
     def _surface_noise(self, azimuth: Tensor, y: Tensor, local: _Local) -> Tensor:
-        place = torch.stack((azimuth / math.pi, y / 188.0), dim=1) + local["noise_offset"]
-        return self.bank.sample(place)
+        offset = local["noise_offset"]
+        return self.bank.sample(azimuth / math.pi + offset[0], y / 188.0 + offset[1]).T.contiguous()
 
     def _strands(self, azimuth: Tensor, y: Tensor, local: _Local) -> Tensor:
         """Streaks that run down, ``[P, 1]`` of about unit variance."""
-        place = torch.stack((azimuth * (4.0 / math.pi) + y / 700.0, y / 420.0), dim=1) + local["noise_offset"]
-        noise = self.bank.sample(place)
-        return 0.7 * noise[:, 4:5] + 0.45 * noise[:, 6:7] + 0.5 * noise[:, 2:3]
+        offset = local["noise_offset"]
+        noise = self.bank.sample(
+            azimuth * (4.0 / math.pi) + y / 700.0 + offset[0], y / 420.0 + offset[1]
+        ).T.contiguous()
+        return 0.7 * noise[4:5] + 0.45 * noise[6:7] + 0.5 * noise[2:3]
 
     def _hair_colour(self, strands: Tensor, local: _Local) -> Tensor:
         return local["hair_colour"] * torch.exp(local["hair_contrast"] * strands)
 
-    def _skin(self, at: Tensor, local: _Local, scene: SceneMesh, part: Tensor) -> tuple[Tensor, Tensor]:
-        del part
-        azimuth = torch.atan2(at[:, 0], at[:, 2] - AXIS_Z)
-        y = at[:, 1]
+    def _skin(self, at: Tensor, local: _Local, scene: SceneMesh) -> tuple[Tensor, Tensor]:
+        azimuth = torch.atan2(at[0], at[2] - AXIS_Z)
+        y = at[1]
         noise = self._surface_noise(azimuth, y, local)
-        front = torch.sigmoid((at[:, 2:] - 22.0) / 5.0)
+        front = torch.sigmoid((at[2:] - 22.0) / 5.0)
         f = self.features(at)
-        blotch = noise[:, 0:1] * local["blotch"] + noise[:, 4:5] * local["blotch_medium"]
-        blotch = blotch + noise[:, 1:2] * local["blotch_red"] * noise.new_tensor([[0.3, -0.6, -0.4]])
-        red = local["flush"][:, :1] * f["cheek"] + local["flush"][:, 1:2] * f["nose"]
-        skin = local["skin"] * torch.exp(blotch + noise[:, 6:7] * local["skin_grain"])
-        skin = skin * torch.exp(front * red * skin.new_tensor([[0.08, -0.35, -0.3]]))
-        skin = skin * (1.0 - front * local["under_eye"] * f["under_eye"] * skin.new_tensor([[0.5, 0.6, 0.5]]))
+        blotch = noise[0:1] * local["blotch"] + noise[4:5] * local["blotch_medium"]
+        blotch = blotch + noise[1:2] * local["blotch_red"] * noise.new_tensor([[0.3], [-0.6], [-0.4]])
+        red = local["flush"][:1] * f["cheek"] + local["flush"][1:2] * f["nose"]
+        skin = local["skin"] * torch.exp(blotch + noise[6:7] * local["skin_grain"])
+        skin = skin * torch.exp(front * red * skin.new_tensor([[0.08], [-0.35], [-0.3]]))
+        skin = skin * (1.0 - front * local["under_eye"] * f["under_eye"] * skin.new_tensor([[0.5], [0.6], [0.5]]))
         skin = skin * (1.0 - front * local["nostril"] * f["nostril"])
-        freckle = ((noise[:, 5:6] + 0.6 * noise[:, 7:8] - 1.3).clamp(0.0, 1.0)) * local["freckles"]
-        skin = skin * (1.0 - freckle * front * skin.new_tensor([[0.35, 0.5, 0.6]]))
+        freckle = ((noise[5:6] + 0.6 * noise[7:8] - 1.3).clamp(0.0, 1.0)) * local["freckles"]
+        skin = skin * (1.0 - freckle * front * skin.new_tensor([[0.35], [0.5], [0.6]]))
 
-        beard_noise = torch.exp(0.25 * noise[:, 7:8] + 0.25 * noise[:, 4:5])
+        beard_noise = torch.exp(0.25 * noise[7:8] + 0.25 * noise[4:5])
         growth = local["beard"] * f["beard"] + local["moustache"] * f["moustache"]
-        growth = growth * torch.sigmoid(f["lip"] - 0.5) * front * torch.sigmoid((y[:, None] + 118.0) / 6.0)
+        growth = growth * torch.sigmoid(f["lip"] - 0.5) * front * torch.sigmoid((y + 118.0) / 6.0)
         cover = (growth * beard_noise).clamp(0.0, 0.95)
-        skin = torch.lerp(skin, local["beard_colour"] * torch.exp(0.25 * noise[:, 7:8]), cover)
+        skin = torch.lerp(skin, local["beard_colour"] * torch.exp(0.25 * noise[7:8]), cover)
 
         in_lip = torch.sigmoid(-f["lip"] / local["lip_soft"]) * front
-        lip = skin.clone() * 0.25 + 0.75 * local["lip_colour"] * torch.exp(0.12 * noise[:, 5:6])
+        lip = skin * 0.25 + 0.75 * local["lip_colour"] * torch.exp(0.12 * noise[5:6])
         skin = torch.lerp(skin, lip, in_lip * local["lip_strength"])
         line = torch.exp(-0.5 * (f["mouth_line"] / 0.9).square()) * torch.sigmoid((0.5 - f["lip"]) * 2.0) * front
         skin = skin * (1.0 - local["mouth_line"] * line)
@@ -221,7 +225,7 @@ class FacePaint(nn.Module):
         half = local["brow_half"] * (1.0 - 0.65 * s.clamp(0.0, 1.2) ** 2)
         along = torch.sigmoid((s - local["brow_start"]) * 25.0) * torch.sigmoid((local["brow_end"] - s) * 25.0)
         brow = torch.sigmoid((half - bent.abs()) / 0.7) * along * front * local["brow_strength"]
-        brow = (brow * torch.exp(0.35 * noise[:, 7:8] + 0.25 * noise[:, 4:5])).clamp(0.0, 0.95)
+        brow = (brow * torch.exp(0.35 * noise[7:8] + 0.25 * noise[4:5])).clamp(0.0, 0.95)
         skin = torch.lerp(skin, local["brow_colour"], brow)
 
         # Lashes along the lids, and the crease and shadow above them.
@@ -232,23 +236,23 @@ class FacePaint(nn.Module):
         lid = torch.exp(-0.5 * ((f["eye"] - 4.0) / 3.0).square()) * upper * front
         skin = torch.lerp(skin, local["lid_colour"], lid * local["lid_strength"])
         if not self.has_eyeballs:
-            eyes, _ = self._eye(at, local, scene, at)
+            eyes, _ = self._eye(at, local, scene)
             skin = torch.lerp(skin, eyes, torch.sigmoid(-f["eye"] / 0.4) * front)
 
         strands = self._strands(azimuth, y, local)
-        above = scene.hair_height(local.look["hairline"], azimuth, y, local.image)[:, None]
-        above = above + (1.6 * strands + 3.0 * noise[:, 4:5]) * local["hair_ragged"]
+        above = scene.hair_height(local.look["hairline"], azimuth, y, local.image)[None]
+        above = above + (1.6 * strands + 3.0 * noise[4:5]) * local["hair_ragged"]
         hair = torch.sigmoid(above / local["hair_soft"]) * local["hair"]
         skin = torch.lerp(skin, self._hair_colour(strands, local), hair)
         shine = torch.lerp(local["skin_gloss"], local["hair_gloss"], hair) + 0.8 * in_lip * local["lip_gloss"]
-        return skin, shine * torch.exp(0.3 * noise[:, 6:7])
+        return skin, shine * torch.exp(0.3 * noise[6:7])
 
-    def _eye(self, at: Tensor, local: _Local, scene: SceneMesh, part: Tensor) -> tuple[Tensor, Tensor]:
-        del scene, part
+    def _eye(self, at: Tensor, local: _Local, scene: SceneMesh) -> tuple[Tensor, Tensor]:
+        del scene
         gaze = local["gaze"]
-        side = torch.sign(at[:, :1])
-        dx = at[:, :1] - side * self.eye_centre[0] - gaze[:, :1]
-        dy = at[:, 1:2] - self.eye_centre[1] - gaze[:, 1:2]
+        side = torch.sign(at[:1])
+        dx = at[:1] - side * self.eye_centre[0] - gaze[:1]
+        dy = at[1:2] - self.eye_centre[1] - gaze[1:2]
         radius = (dx * dx + dy * dy).sqrt()
         iris_radius = local["iris_radius"] * self.eye_width
         angle = torch.atan2(dy, dx)
@@ -257,66 +261,66 @@ class FacePaint(nn.Module):
         iris = iris * (1.0 - 0.7 * torch.exp(-0.5 * ((radius - iris_radius) / (0.12 * iris_radius)).square()))
         pupil = torch.sigmoid((local["pupil"] * iris_radius - radius) / 0.25)
         iris = iris * (1.0 - 0.95 * pupil)
-        corner = (((at[:, :1].abs() - self.eye_centre[0]).abs() / (0.5 * self.eye_width) - 0.55) / 0.45).clamp(0.0, 1.0)
-        white = local["eye_white"] * (1.0 - corner * at.new_tensor([[0.2, 0.45, 0.45]]))
+        corner = (((at[:1].abs() - self.eye_centre[0]).abs() / (0.5 * self.eye_width) - 0.55) / 0.45).clamp(0.0, 1.0)
+        white = local["eye_white"] * (1.0 - corner * at.new_tensor([[0.2], [0.45], [0.45]]))
         eye = torch.lerp(white, iris, torch.sigmoid((iris_radius - radius) / 0.3))
         rim = self.features(at)["eye"]
         eye = eye * (1.0 - (0.8 * local["lashes"] * torch.exp(-0.5 * (rim / 1.1).square())).clamp(0.0, 0.9))
-        shaded = 1.0 - 0.55 * torch.sigmoid((dy + gaze[:, 1:2] - 0.14 * self.eye_width) / 1.0)
+        shaded = 1.0 - 0.55 * torch.sigmoid((dy + gaze[1:2] - 0.14 * self.eye_width) / 1.0)
         eye = eye * shaded
-        glint = torch.exp(
-            -0.5 * ((dx - local["glint"][:, :1]).square() + (dy - local["glint"][:, 1:2]).square()) / 0.55
-        )
-        eye = eye + glint * local["glint_strength"] * (0.3 + local["eye_white"].amax(1, keepdim=True))
+        glint = torch.exp(-0.5 * ((dx - local["glint"][:1]).square() + (dy - local["glint"][1:2]).square()) / 0.55)
+        eye = eye + glint * local["glint_strength"] * (0.3 + local["eye_white"].amax(0, keepdim=True))
         return eye, at.new_full((1, 1), 0.3)
 
-    def _inside(self, at: Tensor, local: _Local, scene: SceneMesh, part: Tensor) -> tuple[Tensor, Tensor]:
-        del scene, part
-        tongue = torch.sigmoid((-58.0 - at[:, 1:2]) / 4.0) * torch.sigmoid((at[:, 1:2] + 95.0) / 3.0)
+    def _inside(self, at: Tensor, local: _Local, scene: SceneMesh) -> tuple[Tensor, Tensor]:
+        del scene
+        tongue = torch.sigmoid((-58.0 - at[1:2]) / 4.0) * torch.sigmoid((at[1:2] + 95.0) / 3.0)
         red = local["mouth_colour"]
         return red * (0.5 + 0.9 * tongue), at.new_full((1, 1), 0.1)
 
-    def _teeth(self, at: Tensor, local: _Local, scene: SceneMesh, part: Tensor) -> tuple[Tensor, Tensor]:
-        del scene, part
-        gaps = 1.0 - 0.3 * torch.exp(-0.5 * (torch.sin(at[:, :1] * (math.pi / 8.0)) / 0.09).square())
-        dark = 1.0 - 0.6 * (at[:, :1].abs() / 25.0).clamp(0.0, 1.0) ** 2
-        gum = torch.sigmoid((at[:, 1:2] + 33.5) / 0.6) + torch.sigmoid((-at[:, 1:2] - 55.0) / 0.6)
+    def _teeth(self, at: Tensor, local: _Local, scene: SceneMesh) -> tuple[Tensor, Tensor]:
+        del scene
+        gaps = 1.0 - 0.3 * torch.exp(-0.5 * (torch.sin(at[:1] * (math.pi / 8.0)) / 0.09).square())
+        dark = 1.0 - 0.6 * (at[:1].abs() / 25.0).clamp(0.0, 1.0) ** 2
+        gum = torch.sigmoid((at[1:2] + 33.5) / 0.6) + torch.sigmoid((-at[1:2] - 55.0) / 0.6)
         colour = local["tooth_colour"] * gaps * dark
         return torch.lerp(colour, local["mouth_colour"] * 2.0, gum.clamp(0.0, 1.0)), at.new_full((1, 1), 0.25)
 
-    def _torso(self, at: Tensor, local: _Local, scene: SceneMesh, part: Tensor) -> tuple[Tensor, Tensor]:
-        del scene, part
-        azimuth = torch.atan2(at[:, 0], at[:, 2] + 8.0)
-        noise = self._surface_noise(azimuth, at[:, 1], local)
-        skin = local["skin"] * torch.exp(noise[:, 0:1] * local["blotch"] + noise[:, 6:7] * local["skin_grain"])
-        front = torch.sigmoid(at[:, 2:] / 8.0)
-        dip = local["collar_depth"] * (1.0 - at[:, :1].abs() / local["collar_width"]).clamp_min(0.0) * front
-        cloth_weight = torch.sigmoid((local["collar"] - dip - at[:, 1:2]) / 1.2)
-        waves = torch.sin(at[:, 1:2] * local["stripes"][:, :1] + at[:, :1] * local["stripes"][:, 1:2] + noise[:, 0:1])
-        pattern = torch.sigmoid(waves * 6.0) * local["stripes"][:, 2:3]
+    def _torso(self, at: Tensor, local: _Local, scene: SceneMesh) -> tuple[Tensor, Tensor]:
+        del scene
+        azimuth = torch.atan2(at[0], at[2] + 8.0)
+        noise = self._surface_noise(azimuth, at[1], local)
+        skin = local["skin"] * torch.exp(noise[0:1] * local["blotch"] + noise[6:7] * local["skin_grain"])
+        front = torch.sigmoid(at[2:] / 8.0)
+        dip = local["collar_depth"] * (1.0 - at[:1].abs() / local["collar_width"]).clamp_min(0.0) * front
+        cloth_weight = torch.sigmoid((local["collar"] - dip - at[1:2]) / 1.2)
+        waves = torch.sin(at[1:2] * local["stripes"][:1] + at[:1] * local["stripes"][1:2] + noise[0:1])
+        pattern = torch.sigmoid(waves * 6.0) * local["stripes"][2:3]
         cloth = torch.lerp(local["cloth"], local["cloth_second"], pattern)
-        cloth = cloth * torch.exp(0.25 * noise[:, 1:2] + 0.15 * noise[:, 4:5] + 0.08 * noise[:, 6:7])
-        edge = torch.exp(-0.5 * ((local["collar"] - dip - at[:, 1:2]) / 2.0).square())
+        cloth = cloth * torch.exp(0.25 * noise[1:2] + 0.15 * noise[4:5] + 0.08 * noise[6:7])
+        edge = torch.exp(-0.5 * ((local["collar"] - dip - at[1:2]) / 2.0).square())
         return torch.lerp(skin, cloth * (1.0 - 0.4 * edge), cloth_weight), 0.5 * local["skin_gloss"] * (
             1.0 - cloth_weight
         )
 
-    def _hair_curtain(self, at: Tensor, local: _Local, scene: SceneMesh, part: Tensor) -> tuple[Tensor, Tensor]:
-        del scene, part
-        azimuth = torch.atan2(at[:, 0], at[:, 2] - AXIS_Z)
-        strands = self._strands(azimuth, at[:, 1], local)
+    def _hair_curtain(self, at: Tensor, local: _Local, scene: SceneMesh) -> tuple[Tensor, Tensor]:
+        del scene
+        azimuth = torch.atan2(at[0], at[2] - AXIS_Z)
+        strands = self._strands(azimuth, at[1], local)
         return self._hair_colour(strands, local), local["hair_gloss"] * torch.exp(0.4 * strands)
 
-    def _glasses(self, at: Tensor, local: _Local, scene: SceneMesh, part: Tensor) -> tuple[Tensor, Tensor]:
+    def _frame(self, at: Tensor, local: _Local, scene: SceneMesh) -> tuple[Tensor, Tensor]:
         del scene
-        lens = (part == LENS)[:, None].float()
-        fade = 1.0 + 0.8 * (0.5 - 0.5 * at[:, 1:2]).clamp(0.0, 1.0)
-        colour = torch.lerp(local["frame_colour"], local["lens_colour"] * fade, lens)
-        return colour, 0.6 + 0.6 * lens
+        return local["frame_colour"], at.new_full((1, 1), 0.6)
+
+    def _lens(self, at: Tensor, local: _Local, scene: SceneMesh) -> tuple[Tensor, Tensor]:
+        del scene
+        fade = 1.0 + 0.8 * (0.5 - 0.5 * at[1:2]).clamp(0.0, 1.0)
+        return local["lens_colour"] * fade, at.new_full((1, 1), 1.2)
 
 
 class _Local:
-    """The look's parameters per pixel: ``local[key]`` is ``[P, C]`` (or ``[1, C]`` where there is one image)."""
+    """The look's parameters per pixel: ``local[key]`` is ``[C, P]`` (or ``[C, 1]`` where there is one image)."""
 
     def __init__(self, look: dict[str, Tensor], image: Tensor) -> None:
         self.look, self.image = look, image
@@ -324,4 +328,4 @@ class _Local:
 
     def __getitem__(self, key: str) -> Tensor:
         value = self.look[key]
-        return value if self._single else value.index_select(0, self.image)
+        return value.T if self._single else value.T.index_select(1, self.image)

@@ -79,23 +79,18 @@ class Photograph(nn.Module):
             2.0 * (_column(direction[:, :1])[:, 0] * x + _column(direction[:, 1:2])[:, 0] * y)[:, None]
         )
         image = torch.lerp(_column(look["bg_first"]), _column(look["bg_second"]), ramp)
+        p = look["bg_shapes"].reshape(-1, BACKGROUND_SHAPES, 8)[..., None, None]
+        cosine, sine = p[:, :, 2].cos(), p[:, :, 2].sin()
+        dx, dy = x - p[:, :, 0], y - p[:, :, 1]
+        u, v = (dx * cosine + dy * sine) / p[:, :, 3], (dy * cosine - dx * sine) / p[:, :, 4]
+        distance = torch.where(p[:, :, 5] > 0.5, torch.maximum(u.abs(), v.abs()), (u * u + v * v).sqrt())
+        cover = torch.sigmoid((1.0 - distance) * p[:, :, 6]) * p[:, :, 7]
         for k in range(BACKGROUND_SHAPES):
-            p = look["bg_shapes"][:, 8 * k : 8 * k + 8]
-            cosine, sine = (_column(f(p[:, 2:3]))[:, 0] for f in (torch.cos, torch.sin))
-            dx, dy = x - _column(p[:, :1])[:, 0], y - _column(p[:, 1:2])[:, 0]
-            u = (dx * cosine + dy * sine) / _column(p[:, 3:4])[:, 0]
-            v = (dy * cosine - dx * sine) / _column(p[:, 4:5])[:, 0]
-            box = torch.maximum(u.abs(), v.abs())
-            ellipse = (u * u + v * v).sqrt()
-            distance = torch.where(_column(p[:, 5:6])[:, 0] > 0.5, box, ellipse)
-            cover = torch.sigmoid((1.0 - distance) * _column(p[:, 6:7])[:, 0]) * _column(p[:, 7:8])[:, 0]
-            image = torch.lerp(image, _column(look["bg_colours"][:, 3 * k : 3 * k + 3]), cover[:, None])
+            image = torch.lerp(image, _column(look["bg_colours"][:, 3 * k : 3 * k + 3]), cover[:, k : k + 1])
         batch = image.shape[0]
-        place = (
-            torch.stack((x, y), dim=-1).reshape(1, -1, 2) * look["bg_noise_scale"][:, None]
-            + look["bg_noise_offset"][:, None]
-        )
-        noise = self.bank.sample(place.reshape(-1, 2)).reshape(batch, side, side, 8).permute(0, 3, 1, 2)
+        place = look["bg_noise_scale"][..., None, None] * self.half_grid + look["bg_noise_offset"][..., None, None]
+        noise = self.bank.sample(place[:, 0].reshape(-1), place[:, 1].reshape(-1))
+        noise = noise.reshape(batch, side, side, 8).permute(0, 3, 1, 2)
         coarse = noise[:, 0:3] * _column(look["bg_noise"][:, 0:3]) + noise[:, 3:4] * _column(look["bg_noise"][:, 3:4])
         fine = noise[:, 4:5] * _column(look["bg_noise"][:, 4:5]) + noise[:, 6:7] * _column(look["bg_noise"][:, 5:6])
         image = (image + coarse + fine).clamp(0.0, 1.0)
@@ -174,18 +169,11 @@ class Photograph(nn.Module):
     @staticmethod
     def _blur(image: Tensor, sigma: Tensor) -> Tensor:
         """Gaussian blur of each image by its own ``sigma`` ``[B, 2]`` (x, y) in pixels."""
-        batch, channels, height, width = image.shape
-        steps = torch.arange(-5, 6, device=image.device)
-        kernels = torch.exp(-0.5 * (steps / sigma.clamp_min(0.05)[..., None]).square())
+        steps = torch.arange(image.shape[-1], dtype=image.dtype, device=image.device)
+        distance = (steps[:, None] - steps).square()
+        kernels = torch.exp(-0.5 / sigma.clamp_min(0.05).square()[..., None, None] * distance)
         kernels = kernels / kernels.sum(-1, keepdim=True)
-        flat = nn.functional.pad(image, (5, 5, 5, 5), mode="replicate").reshape(
-            1, batch * channels, height + 10, width + 10
-        )
-        across = kernels[:, 0].repeat_interleave(channels, 0)[:, None, None]
-        down = kernels[:, 1].repeat_interleave(channels, 0)[:, None, :, None]
-        flat = nn.functional.conv2d(flat, across, groups=batch * channels)
-        flat = nn.functional.conv2d(flat, down, groups=batch * channels)
-        return flat.reshape(batch, channels, height, width)
+        return kernels[:, 1:] @ image @ kernels[:, :1].transpose(-1, -2)
 
     def _jpeg(self, image: Tensor, scale: Tensor) -> Tensor:
         """Quantise the 8x8 block DCT of luminance and (at half resolution) chrominance; scale ``[B, 1]`` as in libjpeg."""

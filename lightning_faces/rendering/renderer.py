@@ -42,6 +42,13 @@ class Raster:
     weights: Tensor
     shape: tuple[int, int, int]
 
+    def take(self, rows: Tensor) -> Raster:
+        """Some of the pixels, or all in another order; ``rows`` int64 ``[Q]``."""
+        return Raster(
+            *(value.index_select(0, rows) for value in (self.image, self.pixel, self.face, self.weights)),
+            shape=self.shape,
+        )
+
     def interpolate(self, attributes: Tensor, faces: Tensor) -> Tensor:
         """Values at the covered pixels of what is given at the corners.
 
@@ -94,17 +101,24 @@ def sample_images(images: Tensor, place: Tensor, image: Tensor) -> Tensor:
         ``[P, C]``.
     """
     _, channels, height, width = images.shape
-    x = (place[:, 0] * width - 0.5).clamp(0.0, width - 1.0)
-    y = (place[:, 1] * height - 0.5).clamp(0.0, height - 1.0)
+    corners, weights = bilinear_taps(place[:, 0], place[:, 1], height, width)
+    corners = corners + (image * (height * width))[:, None]
+    texels = images.permute(0, 2, 3, 1).reshape(-1, channels)
+    return nn.functional.embedding_bag(corners, texels, per_sample_weights=weights, mode="sum")
+
+
+def bilinear_taps(u: Tensor, v: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """The four texels (row times width plus column) around points ``[P]`` and their weights, ``[P, 4]`` each."""
+    x = (u * width - 0.5).clamp(0.0, width - 1.0)
+    y = (v * height - 0.5).clamp(0.0, height - 1.0)
     x0 = x.detach().floor().clamp_max(max(width - 2, 0))
     y0 = y.detach().floor().clamp_max(max(height - 2, 0))
     fx, fy = x - x0, y - y0
-    first = image * (height * width) + y0.long() * width + x0.long()
+    first = (y0 * width + x0).long()
     right, down = min(width - 1, 1), width * min(height - 1, 1)
     corners = torch.stack((first, first + right, first + down, first + down + right), dim=1)
-    weights = torch.stack(((1 - fx) * (1 - fy), fx * (1 - fy), (1 - fx) * fy, fx * fy), dim=1)
-    texels = images.permute(0, 2, 3, 1).reshape(-1, channels)
-    return nn.functional.embedding_bag(corners, texels, per_sample_weights=weights, mode="sum")
+    gx, gy = 1 - fx, 1 - fy
+    return corners, torch.stack((gx * gy, fx * gy, gx * fy, fx * fy), dim=1)
 
 
 def rasterize_image(

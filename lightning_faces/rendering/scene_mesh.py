@@ -17,6 +17,7 @@ from lightning_faces.rendering.renderer import VertexNormals, rasterize_image
 
 SKIN, EYEBALL, INSIDE, TORSO, HAIR, FRAME, LENS, TEETH = range(8)
 """What a triangle belongs to."""
+NUM_PARTS = 8
 
 HAIRLINE_KNOTS = 24
 """Heights of the hairline are given at this many azimuths around the head, counted from -180 degrees."""

@@ -21,7 +21,7 @@ from lightning_faces.rendering.noise import Draws
 from lightning_faces.rendering.painting import FacePaint
 from lightning_faces.rendering.photograph import BACKGROUND_SHAPES, LINES, OCCLUDERS, Photograph
 from lightning_faces.rendering.renderer import Raster, rasterize_image, to_view
-from lightning_faces.rendering.scene_mesh import HAIRLINE, SKIN, SceneMesh
+from lightning_faces.rendering.scene_mesh import HAIRLINE, NUM_PARTS, SKIN, SceneMesh
 
 SYNTHESIS_VERSION = 1
 """Changes whenever the same seed gives another picture: part of the name of cached samples."""
@@ -655,15 +655,18 @@ class FaceSynthesizer(nn.Module):
         attributes = torch.cat(
             (mesh.canonical.expand(points.shape[0], -1, -1), irradiance, highlight, points[..., 2:]), dim=-1
         )
-        values = raster.interpolate(attributes, mesh.faces)
         part = mesh.parts.index_select(0, raster.face)
-        albedo, gloss = self.paint(values[:, :3], part, raster.image, look, mesh)
-        light = albedo * values[:, 3:6] + gloss * values[:, 6:7]
-        exposure = self._exposure(light, part, raster, look)
+        groups = [torch.nonzero(part == kind).squeeze(1) for kind in range(NUM_PARTS)]
+        raster, part = raster.take(torch.cat(groups)), part.index_select(0, torch.cat(groups))
+        values = raster.interpolate(attributes, mesh.faces).T.contiguous()
+        counts = [group.shape[0] for group in groups]
+        albedo, gloss = self.paint(values[:3], part, counts, raster.image, look, mesh)
+        light = albedo * values[3:6] + gloss * values[6:7]
+        exposure = self._exposure(light, counts[SKIN], raster, look)
         colour = (light * exposure).clamp(0.0, 1.0) ** (1.0 / GAMMA)
-        image = raster.to_image(colour, self.photograph.background(look))
+        image = raster.to_image(colour.T, self.photograph.background(look))
         image = self.photograph.degrade(self.photograph.occlude(image, look), look)
-        return image, raster.to_image(values[:, 7:8], -1e6)
+        return image, raster.to_image(values[7:8].T, -1e6)
 
     def _irradiance(self, normals: Tensor, look: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Light that reaches vertices, with soft self-shadowing: ``[B, N, 3]``, and highlights ``[B, N, 1]``."""
@@ -688,17 +691,17 @@ class FaceSynthesizer(nn.Module):
             shine = shine + facing**24 * shadow * (cosine > 0.0) * colour.mean(1)[:, None, None]
         return total, shine
 
-    def _exposure(self, light: Tensor, part: Tensor, raster: Raster, look: dict[str, Tensor]) -> Tensor:
-        """Factors ``[P, 1]`` that bring the mean brightness of each face to the look's key."""
-        skin = (part == SKIN).to(light.dtype)
-        brightness = light @ light.new_tensor([0.3, 0.6, 0.1]) * skin
+    @staticmethod
+    def _exposure(light: Tensor, skin: int, raster: Raster, look: dict[str, Tensor]) -> Tensor:
+        """Factors ``[1, P]`` that bring the mean brightness of each face's skin, the first pixels, to the look's key."""
+        brightness = light.new_tensor([0.3, 0.6, 0.1]) @ light[:, :skin]
         batch = raster.shape[0]
         if batch == 1:
-            return look["key"] / (brightness.sum() / skin.sum().clamp_min(1.0)).clamp_min(1e-4)
-        total = light.new_zeros(batch).index_add(0, raster.image, brightness)
-        count = light.new_zeros(batch).index_add(0, raster.image, skin)
-        factor = look["key"][:, 0] / (total / count.clamp_min(1.0)).clamp_min(1e-4)
-        return factor.index_select(0, raster.image)[:, None]
+            return look["key"] / (brightness.sum() / max(skin, 1)).clamp_min(1e-4)
+        total = light.new_zeros(batch).index_add(0, raster.image[:skin], brightness)
+        count = torch.bincount(raster.image[:skin], minlength=batch)
+        factor = look["key"][:, 0] / (total / count.clamp_min(1)).clamp_min(1e-4)
+        return factor.index_select(0, raster.image)[None]
 
     def _visible(self, vertices: Tensor, landmarks: Tensor, depth: Tensor) -> Tensor:
         size = self.image_size
