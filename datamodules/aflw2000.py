@@ -2,139 +2,85 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.base import FaceDataset
-from datamodules.crop import RawFace
-from datamodules.files import FileFaceDataModule, FileFaceDataset, OnError, inside, square_box, tight_box
-from datamodules.images import read_image
+from datamodules.dense import DenseTargets
+from datamodules.files import OnError
+from datamodules.fitted import Box, Fields, FittedFaceDataModule, FittedFaceDataset, FittedPose, photograph_pairs
 from datamodules.matfile import read_mat
-from lightning_faces.errors import DataError
+from datamodules.splits import balanced_draw
+from lightning_faces.errors import ConfigurationError, DataError
 
 
-@dataclass(frozen=True)
-class FittedPose:
-    """``Pose_Para`` of 300W-LP and AFLW2000-3D in this platform's frames.
-
-    Attributes:
-        pose: Scale px/mm, pitch, yaw, roll in radians, tx, ty in 0-based pixels of the file, y down. It places the
-            Basel Face Model (millimetres, its own origin). None where the file's scale is not positive.
-        yaw: Degrees, as in the file.
-        angles: Pitch, yaw, roll in degrees, as in the file.
-    """
-
-    pose: NDArray[np.float32] | None
-    yaw: float
-    angles: NDArray[np.float64]
-
-
-def convert_pose(pose_para: NDArray[np.float64], height: int) -> FittedPose:
-    """Convert ``Pose_Para`` (pitch, yaw, roll, tx, ty, tz, f).
-
-    The file projects micrometres by ``V = f R S + t`` with ``x = Vx``, ``y = height + 1 - Vy`` in 1-based pixels
-    (300W-LP ``main_show_with_BFM.m``); 0-based that is ``(Vx - 1, height - Vy)``.
-
-    Args:
-        pose_para: ``[7]``.
-        height: Height of the image in pixels.
-    """
-    pitch, yaw, roll, tx, ty, _, f = (float(value) for value in pose_para)
-    pose = None
-    if f > 0:  # one sample of AFLW2000-3D has a negative scale: a point reflection, which is no pose
-        pose = np.array([f * 1000, pitch, yaw, roll, tx - 1, height - ty], dtype=np.float32)
-    return FittedPose(pose, float(np.degrees(yaw)), np.degrees([pitch, yaw, roll]))
-
-
-class AFLW20003DDataset(FileFaceDataset):
-    """The photographs of a folder with their .mat files.
-
-    Args:
-        folder: Folder with ``imageNNNNN.jpg`` and ``imageNNNNN.mat``.
-        targets: Target keys to give.
-        box: How the crop's box follows from the 68 points; see :class:`AFLW20003D`.
-        on_error: What to do at a bad file.
-        max_angle: Leave out samples with a fitted angle beyond it, degrees.
-        yaw_list: Yaw of every photograph in degrees, in the order of the names, in place of the fitted one.
-    """
+class AFLW20003DDataset(FittedFaceDataset):
+    """The photographs of a folder with their .mat files; for arguments, see the base class and :class:`AFLW20003D`."""
 
     name = "AFLW2000-3D"
+    fields = {"pt3d_68": (3, 68)}
 
     def __init__(
         self,
         folder: Path,
         targets: frozenset[str],
-        box: Literal["tight", "square"] = "tight",
+        box: Box = "tight",
         on_error: OnError = "raise",
+        dense: DenseTargets | None = None,
         max_angle: float | None = None,
         yaw_list: Path | None = None,
+        balanced_seed: int | None = None,
     ) -> None:
-        self.folder, self.targets, self.box, self.on_error = folder, targets, box, on_error
-        # A photograph or a .mat file that is alone is a sample too: reading it says what is missing.
-        stems = {path.stem for suffix in ("jpg", "mat") for path in folder.glob(f"*.{suffix}") if path.name[0] != "."}
-        self.images = [folder / f"{stem}.jpg" for stem in sorted(stems)]
-        self.yaw: dict[str, float] = {}
-        if yaw_list is not None:
-            self.yaw = self._read_yaw_list(yaw_list)
+        super().__init__(folder, photograph_pairs(folder), targets, box, on_error, dense)
+        self.listed_yaw = None if yaw_list is None else self._read_yaw_list(yaw_list)
         if max_angle is not None:
-            self.images = [path for path in self.images if np.abs(self._angles(path)).max() <= max_angle]
+            self._keep([i for i, (_, label) in enumerate(self.samples) if _angles(label).max() <= max_angle])
+        if balanced_seed is not None:
+            yaw = self.listed_yaw
+            if yaw is None:
+                yaw = np.array([_angles(label)[1] for _, label in self.samples])
+            self._keep(balanced_draw(np.abs(yaw), balanced_seed).tolist())
 
-    def _angles(self, image: Path) -> NDArray[np.float64]:
-        return np.degrees(read_mat(image.with_suffix(".mat"), {"Pose_Para": (1, 7)})["Pose_Para"][0, :3])
+    def _keep(self, kept: list[int]) -> None:
+        self.samples = [self.samples[i] for i in kept]
+        if self.listed_yaw is not None:
+            self.listed_yaw = self.listed_yaw[kept]
 
-    def _read_yaw_list(self, path: Path) -> dict[str, float]:
+    def _read_yaw_list(self, path: Path) -> NDArray[np.float64]:
         try:
-            yaw = np.load(path, allow_pickle=False).astype(np.float64).reshape(-1)
+            yaw: NDArray[np.float64] = np.load(path, allow_pickle=False).astype(np.float64).reshape(-1)
         except (OSError, ValueError) as error:
             raise DataError(f"The yaw list {path} cannot be read ({error}): give AFLW2000-3D-new.pose.npy.") from error
-        if len(yaw) != len(self.images):
+        if len(yaw) != len(self.samples):
             raise DataError(
-                f"The yaw list {path} has {len(yaw)} values for {len(self.images)} photographs in {self.folder}: use "
+                f"The yaw list {path} has {len(yaw)} values for {len(self.samples)} photographs in {self.folder}: use "
                 "the whole data set, or leave yaw_list out."
             )
-        fitted = np.array([self._angles(image)[1] for image in self.images])
-        usual = np.abs(fitted) <= 90
-        if np.abs(np.abs(yaw) - np.abs(fitted))[usual].mean() > 15:
+        fitted = np.array([_angles(label)[1] for _, label in self.samples])
+        usual = fitted <= 90
+        if np.abs(np.abs(yaw) - fitted)[usual].mean() > 15:
             raise DataError(f"The yaw list {path} does not belong to these photographs in this order.")
-        return {image.name: float(value) for image, value in zip(self.images, yaw)}
+        return yaw
 
-    def __len__(self) -> int:
-        return len(self.images)
+    def landmarks(
+        self, index: int, fields: Fields, dense: dict[str, NDArray[Any]]
+    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """``pt3d_68`` is 1-based with y down, so 0-based is one less; its depth is kept."""
+        return fields["pt3d_68"].T - (1.0, 1.0, 0.0), np.ones((68, 3), dtype=bool)
 
-    def files(self, index: int) -> tuple[Path, ...]:
-        """Photograph and .mat file."""
-        image = self.images[index]
-        return image, image.with_suffix(".mat")
-
-    def read(self, index: int) -> RawFace:
-        """One photograph; ``pt3d_68`` is 1-based with y down, so 0-based is one less; its depth is kept."""
-        path, label = (inside(self.folder, file) for file in self.files(index))
-        fields = read_mat(label, {"pt3d_68": (3, 68), "Pose_Para": (1, 7)})
-        landmarks = fields["pt3d_68"].T - (1.0, 1.0, 0.0)
-        box = tight_box(landmarks, label)
-        image = read_image(path)
-        fitted = convert_pose(fields["Pose_Para"][0], image.shape[0])
-        targets = {
-            "landmarks": landmarks.astype(np.float32),
-            "landmark_mask": np.ones((68, 3), dtype=bool),
-            "face_size": np.zeros((), dtype=np.float32),  # filled in by the crop from the landmarks it moves
-            "yaw": np.float32(self.yaw.get(path.name, fitted.yaw)),
-        }
-        if fitted.pose is not None:
-            targets["pose"] = fitted.pose
-        return RawFace(
-            image=image,
-            sample_id=self.sample_id(index),
-            box=box if self.box == "tight" else square_box(box),
-            targets={key: np.asarray(value) for key, value in targets.items() if key in self.targets},
-        )
+    def yaw(self, index: int, fitted: FittedPose) -> float:
+        """The listed yaw where there is a list."""
+        return fitted.yaw if self.listed_yaw is None else float(self.listed_yaw[index])
 
 
-class AFLW20003D(FileFaceDataModule):
+def _angles(label: Path) -> NDArray[np.float64]:
+    """Absolute pitch, yaw and roll of a label file, degrees ``[3]``."""
+    return np.abs(np.degrees(read_mat(label, {"Pose_Para": (1, 7)})["Pose_Para"][0, :3]))
+
+
+class AFLW20003D(FittedFaceDataModule):
     """AFLW2000-3D as distributed: ``imageNNNNN.jpg`` (450 x 450) beside ``imageNNNNN.mat``; a test set.
 
     Landmarks are the model's points ``pt3d_68``, whose contour stays on the jaw when the head turns. ``pose`` places
@@ -149,6 +95,11 @@ class AFLW20003D(FileFaceDataModule):
         max_angle: Leave out samples with a fitted pitch, yaw or roll beyond it, degrees.
         yaw_list: The published list of AFLW's own yaw angles, ``AFLW2000-3D-new.pose.npy``, for the yaw bins; the
             fitted yaw where it is not given.
+        balanced_seed: Take only 232 photographs of each yaw bin, the draw of that number: papers report on such 696,
+            and their list is not published. Several draws show how far the choice matters.
+        face_model: Path of the Basel Face Model 2009 that the parameters belong to, imported; for dense targets.
+        position_map_size: Side of the position map.
+        cache_dir: Folder where rendered dense targets are kept; None renders them each time.
         on_error: What to do at a bad file: "raise", or "skip" the sample with a warning and count it.
         image_size: Side of the square crop in pixels.
         batch_size: Samples per step and rank.
@@ -161,30 +112,43 @@ class AFLW20003D(FileFaceDataModule):
         "Get AFLW2000-3D (research only) from the 3DDFA project page, "
         "http://www.cbsr.ia.ac.cn/users/xiangyuzhu/projects/3DDFA/main.htm."
     )
-    available_targets = frozenset({"landmarks", "landmark_mask", "face_size", "yaw", "pose"})
+    cheap_targets = frozenset({"landmarks", "landmark_mask", "face_size", "yaw", "pose"})
 
     def __init__(
         self,
         root: str | None = None,
-        box: Literal["tight", "square"] = "tight",
+        box: Box = "tight",
         max_angle: float | None = None,
         yaw_list: str | None = None,
+        balanced_seed: int | None = None,
+        face_model: str | None = None,
+        position_map_size: int = 256,
+        cache_dir: str | None = None,
         on_error: OnError = "raise",
         image_size: int = 96,
         batch_size: int = 32,
         num_workers: int = 2,
         margin: float = 1.3,
     ) -> None:
-        super().__init__(root, on_error, image_size, batch_size, num_workers, margin)
-        self.box, self.max_angle, self.yaw_list = box, max_angle, yaw_list
+        super().__init__(
+            root, box, face_model, position_map_size, cache_dir, on_error, image_size, batch_size, num_workers, margin
+        )
+        if max_angle is not None and max_angle <= 0:
+            raise ConfigurationError(f"AFLW20003D option max_angle is {max_angle}; give degrees, such as 99.")
+        self.max_angle, self.yaw_list, self.balanced_seed = max_angle, yaw_list, balanced_seed
 
-    def make_dataset(self, split: str, targets: frozenset[str]) -> FaceDataset | None:
+    def make_dataset(self, split: str, targets: frozenset[str]) -> FittedFaceDataset | None:
         """The photographs, to test or to predict on; there is nothing to train on."""
         if split not in ("test", "predict"):
             return None
-        folder = self.find()
-        yaw_list = None if self.yaw_list is None else Path(self.yaw_list).expanduser()
-        dataset = AFLW20003DDataset(folder, targets, self.box, self.on_error, self.max_angle, yaw_list)
-        if not len(dataset):
-            raise DataError(f"There are no photographs imageNNNNN.jpg in {folder}: {self.source}")
-        return dataset
+        dataset = AFLW20003DDataset(
+            self.find(),
+            targets,
+            self.box,
+            self.on_error,
+            self.dense(targets),
+            self.max_angle,
+            None if self.yaw_list is None else Path(self.yaw_list).expanduser(),
+            self.balanced_seed,
+        )
+        return self.checked(dataset, "photographs imageNNNNN.jpg")

@@ -131,7 +131,7 @@ class FileFaceDataset(FaceDataset):
     def _bad(self) -> torch.Tensor:
         # In shared memory, so that what loader processes mark is seen here.
         if "_bad_samples" not in self.__dict__:
-            self.__dict__["_bad_samples"] = torch.zeros(len(self), dtype=torch.bool).share_memory_()
+            self.__dict__["_bad_samples"] = torch.zeros(len(self), dtype=torch.bool).share_memory_()  # type: ignore[no-untyped-call]
         bad: torch.Tensor = self.__dict__["_bad_samples"]
         return bad
 

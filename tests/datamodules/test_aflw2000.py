@@ -14,10 +14,11 @@ import torch
 from PIL import Image
 from scipy.io import loadmat, savemat
 
-from datamodules.aflw2000 import AFLW20003D, AFLW20003DDataset, convert_pose
+from datamodules.aflw2000 import AFLW20003D, AFLW20003DDataset
+from datamodules.fitted import convert_pose
 from lightning_faces.errors import DataError
 from lightning_faces.geometry import euler_to_matrix, similarity_transform, transform_points, weak_perspective
-from tests.fakes.photographs import SIZE, face_points, write_aflw2000
+from tests.fakes.photographs import SIZE, fake_shape, write_aflw2000
 
 
 def make(root: Path, **options: object) -> AFLW20003DDataset:
@@ -29,12 +30,14 @@ def make(root: Path, **options: object) -> AFLW20003DDataset:
 
 
 def test_pose_projects_the_model_to_the_landmarks(tmp_path: Path) -> None:
-    dataset = make(write_aflw2000(tmp_path / "AFLW2000", 4).parent)
+    folder = write_aflw2000(tmp_path / "AFLW2000", 4)
+    dataset = make(tmp_path)
     assert len(dataset) == 4
     for index in range(4):
         raw = dataset.read(index)
         pose = torch.from_numpy(raw.targets["pose"]).double()
-        projected = weak_perspective(torch.from_numpy(face_points()), pose)
+        shape = fake_shape(loadmat(folder / f"{raw.sample_id}.mat")) / 1000
+        projected = weak_perspective(torch.from_numpy(shape), pose)
         difference = projected - torch.from_numpy(raw.targets["landmarks"]).double()
         assert difference[:, :2].abs().max() < 1e-3
         assert difference[:, 2].std() < 1e-3  # depth has no origin: the file's includes tz
@@ -109,7 +112,7 @@ def test_outliers_and_yaw_lists(tmp_path: Path) -> None:
     fields["Pose_Para"][0, 2] = math.radians(-972)  # "angles reach +-972 degrees" (FACTS.md A, Traps)
     savemat(path, fields)
     assert len(make(tmp_path)) == 3
-    assert [p.stem for p in make(tmp_path, max_angle=99.0).images] == ["image00002", "image00006"]
+    assert [p.stem for p, _ in make(tmp_path, max_angle=99.0).samples] == ["image00002", "image00006"]
     yaw = np.array([float(make(tmp_path)[i]["yaw"]) + 5 * (-1) ** i for i in range(3)])
     np.save(tmp_path / "new.npy", yaw)
     listed = make(tmp_path, yaw_list=str(tmp_path / "new.npy"))

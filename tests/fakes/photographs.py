@@ -13,6 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.io import savemat
+from scipy.spatial import Delaunay
+
+from lightning_faces.morphable import MorphableModel
 
 SIZE = 450  # "AFLW2000: imageNNNNN.{jpg,mat}, all 450x450 RGB" (FACTS.md A, Layout)
 
@@ -72,12 +75,65 @@ def smooth_picture(rng: np.random.Generator, size: int = SIZE) -> NDArray[np.uin
     return np.asarray(Image.fromarray(small).resize((size, size), Image.Resampling.BICUBIC))
 
 
+def fake_bases() -> dict[str, NDArray[np.float64]]:
+    """A face model of the 68 points with 199 + 29 modes, in the parameters' raw units and micrometres.
+
+    "Shape_Para (199,1) raw coefficients, not sigma-normalised (std of #1 = 5.3e5); Exp_Para (29,1) raw, -8.7...6.7"
+    (FACTS.md A, .mat keys).
+    """
+    rng = np.random.default_rng(99)
+    identity_std, expression_std = np.geomspace(5.3e5, 1e4, 199), np.full(29, 2.0)
+    return {
+        "mean": face_points() * 1000,
+        "identity_std": identity_std,
+        "identity_basis": rng.normal(0, 150, size=(199, 68, 3)) / identity_std[:, None, None],
+        "expression_std": expression_std,
+        "expression_basis": rng.normal(0, 400, size=(29, 68, 3)) / expression_std[:, None, None],
+    }
+
+
+BASES = fake_bases()
+
+
+def fake_shape(fields: dict[str, Any]) -> NDArray[np.float64]:
+    """FACTS.md A, Projection: "S = mu_shape + mu_exp + w Shape_Para + w_exp Exp_Para"; micrometres ``[68, 3]``."""
+    identity = np.tensordot(fields["Shape_Para"][:, 0], BASES["identity_basis"], axes=1)
+    expression = np.tensordot(fields["Exp_Para"][:, 0].astype(np.float64), BASES["expression_basis"], axes=1)
+    return BASES["mean"] + identity + expression
+
+
+def fake_face_model() -> MorphableModel:
+    """The face model of the fakes as a user would have imported it: millimetres, standard deviations in raw units."""
+    mean = BASES["mean"] / 1000
+    triangles = Delaunay(mean[:, :2]).simplices.astype(np.int64)
+    a, b, c = (mean[triangles[:, k], :2] for k in range(3))
+    clockwise = (b - a)[:, 0] * (c - a)[:, 1] - (b - a)[:, 1] * (c - a)[:, 0] < 0
+    triangles[clockwise] = triangles[clockwise][:, ::-1]
+    corner = [np.argwhere(triangles == vertex)[0] for vertex in range(68)]
+    low, high = mean[:, :2].min(axis=0), mean[:, :2].max(axis=0)
+    uv = 0.05 + 0.9 * (mean[:, :2] - low) / (high - low)
+    uv[:, 1] = 1 - uv[:, 1]
+    return MorphableModel(
+        name="fake-bfm",
+        mean=mean,
+        faces=triangles,
+        identity_basis=BASES["identity_basis"] / 1000,
+        identity_std=BASES["identity_std"],
+        expression_basis=BASES["expression_basis"] / 1000,
+        expression_std=BASES["expression_std"],
+        uv=uv,
+        uv_faces=triangles,
+        uv_face_ids=np.arange(len(triangles)),
+        landmark_embeddings={"bfm": (np.array([t for t, _ in corner]), np.eye(3)[[k for _, k in corner]])},
+    )
+
+
 def mat_fields(rng: np.random.Generator, pose_para: NDArray[np.float32]) -> dict[str, Any]:
     """The parameter fields that AFLW2000-3D and 300W-LP share, with the usual types (FACTS.md A, .mat keys)."""
     return {
         "Pose_Para": pose_para,
-        "Shape_Para": rng.normal(0, 5.3e5, size=(199, 1)) * np.linspace(1, 0.02, 199)[:, None],
-        "Exp_Para": rng.uniform(-3, 3, size=(29, 1)),
+        "Shape_Para": (rng.normal(size=199) * BASES["identity_std"])[:, None],
+        "Exp_Para": rng.normal(0, 2, size=(29, 1)),
         "Tex_Para": rng.normal(0, 3500, size=(199, 1)),
         "Color_Para": np.ones((1, 7), dtype=np.float32),
         "Illum_Para": rng.uniform(0, 1, size=(1, 10)),
@@ -85,19 +141,69 @@ def mat_fields(rng: np.random.Generator, pose_para: NDArray[np.float32]) -> dict
     }
 
 
+def write_photograph(path: Path, rng: np.random.Generator, size: int = SIZE) -> None:
+    """A JPEG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(smooth_picture(rng, size)).save(path, quality=95)
+
+
 def write_aflw2000(folder: Path, count: int = 6, seed: int = 0) -> Path:
     """``imageNNNNN.{jpg,mat}``; the first sample has the drifted types and shapes that occur (FACTS.md A, Traps)."""
-    folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     for index in range(count):
         pose_para = random_pose_para(rng)
         fields = mat_fields(rng, pose_para)
-        fields["pt3d_68"] = project(face_points() * 1000, pose_para, SIZE).T.astype(np.float32)
         fields["pt2d"] = np.full((2, 21), -1.0)
         if index == 0:
             fields["Exp_Para"] = np.zeros((29, 1), dtype=np.uint8)
             fields["pt2d"] = np.full((2, 23), -1.0)
+        fields["pt3d_68"] = project(fake_shape(fields), pose_para, SIZE).T.astype(np.float32)
         name = f"image{2 * index + 2:05d}"
-        Image.fromarray(smooth_picture(rng)).save(folder / f"{name}.jpg", quality=95)
+        write_photograph(folder / f"{name}.jpg", rng)
         savemat(folder / f"{name}.mat", fields)
+    return folder
+
+
+def write_300w_lp(folder: Path, photographs: int = 2, copies: int = 3, seed: int = 0, labels: bool = True) -> Path:
+    """``300W_LP/{AFW,HELEN,IBUG,LFPW}[_Flip]/X.{jpg,mat}`` and ``landmarks/SET/X_pts.mat`` (FACTS.md A, Layout).
+
+    ``pt2d`` "is the unrotated photo's label, copied to every rotated sibling" (FACTS.md A, Traps).
+    """
+    rng = np.random.default_rng(seed)
+    for subset in ("AFW", "HELEN", "IBUG", "LFPW"):
+        for number in range(photographs):
+            fields = mat_fields(rng, random_pose_para(rng))
+            shape = fake_shape(fields)
+            original = project(shape, fields["Pose_Para"], SIZE)[:, :2]
+            for view in range(copies):
+                stem = f"{subset}_image_{number:04d}_{view}"
+                pose_para = fields["Pose_Para"].copy()
+                pose_para[0, 1] -= 0.2 * view
+                points = project(shape, pose_para, SIZE)
+                write_photograph(folder / subset / f"{stem}.jpg", rng)
+                mat = {**fields, "Pose_Para": pose_para, "pt2d": original.T}
+                savemat(folder / subset / f"{stem}.mat", mat)
+                if view == 0:
+                    (folder / f"{subset}_Flip").mkdir(exist_ok=True)
+                    write_photograph(folder / f"{subset}_Flip" / f"{stem}.jpg", rng)
+                    savemat(folder / f"{subset}_Flip" / f"{stem}.mat", mat)
+                if labels:
+                    path = folder / "landmarks" / subset / f"{stem}_pts.mat"
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    marched = points[:, :2].copy()
+                    marched[:5] += (3.0, 0.0)  # the 2D contour is elsewhere than the model's
+                    savemat(path, {"pts_2d": marched, "pts_3d": points[:, :2]})
+    return folder
+
+
+def write_300w_3d(folder: Path, photographs: int = 3, seed: int = 0) -> Path:
+    """``300W-3D/SET/X.{jpg,mat}`` (FACTS.md A, Layout); here ``pt2d`` is the photograph's own label."""
+    rng = np.random.default_rng(seed)
+    for subset in ("AFW", "HELEN", "IBUG", "LFPW"):
+        for number in range(photographs):
+            fields = mat_fields(rng, random_pose_para(rng))
+            fields["pt2d"] = project(fake_shape(fields), fields["Pose_Para"], SIZE)[:, :2].T
+            path = folder / subset / f"{subset}_{number}.jpg"
+            write_photograph(path, rng)
+            savemat(path.with_suffix(".mat"), fields)
     return folder

@@ -1,0 +1,84 @@
+"""Splits and subsets as papers define them, as seeded draws where the lists are not published."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_faces.errors import DataError
+
+
+def yaw_bin(yaw: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Number of the bin of each yaw in degrees: 0 for up to 30, 1 for up to 60, 2 beyond."""
+    return np.digitize(np.abs(yaw), (30.0, 60.0), right=True).astype(np.int64)
+
+
+def balanced_draw(yaw: NDArray[np.float64], seed: int, per_bin: int = 232) -> NDArray[np.int64]:
+    """Indices of a random subset with as many samples of each yaw bin, in order.
+
+    AFLW2000-3D is reported on 3 x 232 = 696 photographs whose list is not published (FAN, PRNet); 232 is the number of
+    photographs beyond 60 degrees by AFLW's own yaw.
+
+    Args:
+        yaw: Degrees ``[N]``.
+        seed: Number of the draw.
+        per_bin: Samples of each bin.
+
+    Raises:
+        DataError: If a bin has fewer.
+    """
+    bins = yaw_bin(yaw)
+    rng = np.random.default_rng(seed)
+    chosen = []
+    for number, name in enumerate(("0-30", "30-60", "over 60")):
+        members = np.nonzero(bins == number)[0]
+        if len(members) < per_bin:
+            raise DataError(
+                f"A balanced draw takes {per_bin} samples of each yaw bin, and there are {len(members)} with a yaw of "
+                f"{name} degrees: use the whole data set."
+            )
+        chosen.append(rng.permutation(members)[:per_bin])
+    return np.sort(np.concatenate(chosen)).astype(np.int64)
+
+
+def draw_by_yaw(yaw: NDArray[np.float64], counts: tuple[tuple[float, float, int], ...], seed: int) -> NDArray[np.int64]:
+    """Indices of a random subset with given numbers of samples in ranges of the absolute yaw, in order.
+
+    BP4D-S is tested on 100 images of 0-10 degrees, 500 of 10-20 and 500 of 20-30 (Zhao 2016, section 6.1).
+
+    Args:
+        yaw: Degrees ``[N]``.
+        counts: For each range, its lower end (exclusive except for 0), upper end, and number of samples.
+        seed: Seed of the draw.
+
+    Raises:
+        DataError: If a range has fewer.
+    """
+    magnitude = np.abs(yaw)
+    rng = np.random.default_rng(seed)
+    chosen = []
+    for low, high, count in counts:
+        members = np.nonzero(((magnitude > low) | (low == 0)) & (magnitude <= high))[0]
+        if len(members) < count:
+            raise DataError(f"There are {len(members)} samples with a yaw of {low:g} to {high:g} degrees, not {count}.")
+        chosen.append(rng.permutation(members)[:count])
+    return np.sort(np.concatenate(chosen)).astype(np.int64)
+
+
+def hold_out(groups: list[str], fraction: float) -> NDArray[np.bool_]:
+    """Which samples are held out for validation: those of a fixed share of groups, by a hash of the group's name.
+
+    A group (one photograph with its rotated copies, one subject) is never split, and a sample's side does not depend on
+    which others are there.
+
+    Args:
+        groups: Group of each sample.
+        fraction: Share of the groups, 0 to 1.
+    """
+
+    def place(name: str) -> float:
+        return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
+
+    return np.array([place(name) < fraction for name in groups], dtype=bool)

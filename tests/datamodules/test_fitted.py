@@ -1,0 +1,187 @@
+"""300W-LP and 300W-3D in their layouts; dense targets against the published projection."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.io import loadmat, savemat
+
+from datamodules.aflw2000 import AFLW20003D
+from datamodules.base import FaceDataModule
+from datamodules.fitted import FittedFaceDataset
+from datamodules.w300lp import W300LP
+from datamodules.w3003d import W3003D
+from lightning_faces.errors import ConfigurationError, DataError
+from lightning_faces.morphable import MorphableModel
+from tests.fakes.photographs import (
+    BASES,
+    SIZE,
+    fake_face_model,
+    fake_shape,
+    project,
+    write_300w_3d,
+    write_300w_lp,
+    write_aflw2000,
+)
+
+
+def make(module: FaceDataModule, split: str) -> FittedFaceDataset:
+    dataset = module.make_dataset(split, module.available_targets)
+    assert isinstance(dataset, FittedFaceDataset)
+    dataset.image_size, dataset.margin = module.image_size, module.margin
+    return dataset
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_300w_lp(folder / "300W_LP")
+    write_300w_3d(folder / "300W-3D")
+    write_aflw2000(folder / "AFLW2000", 3)
+    fake_face_model().save(folder / "bfm.npz")
+    return folder
+
+
+def test_300w_lp_takes_the_rotated_labels_not_pt2d(root: Path) -> None:
+    dataset = make(W300LP(root=str(root), val_fraction=0), "train")
+    assert len(dataset) == 4 * 2 * 3
+    rotated = [i for i in range(len(dataset)) if dataset.numbers(i)["view"] == 2]
+    for index in rotated[:3]:
+        raw = dataset.read(index)
+        mat = loadmat(root / "300W_LP" / f"{raw.sample_id}.mat")
+        expected = project(fake_shape(mat), mat["Pose_Para"], SIZE)[:, :2] - 1
+        assert np.abs(raw.targets["landmarks"][:, :2] - expected).max() < 1e-3
+        assert np.abs(raw.targets["landmarks"][:, :2] - (mat["pt2d"].T - 1)).max() > 10
+        assert raw.targets["landmark_mask"].all(axis=0).tolist() == [True, True, False]
+    contour = make(W300LP(root=str(root), val_fraction=0, landmarks="2d"), "train").read(rotated[0])
+    assert np.allclose(contour.targets["landmarks"][:5] - dataset.read(rotated[0]).targets["landmarks"][:5], (3, 0, 0))
+
+
+def test_300w_lp_subsets_flips_and_validation_by_photograph(root: Path) -> None:
+    module = W300LP(root=str(root), val_fraction=0.5)
+    train, val = make(module, "train"), make(module, "val")
+    assert len(train) + len(val) == 24
+    photographs = [{dataset.sample_id(i).rpartition("_")[0] for i in range(len(dataset))} for dataset in (train, val)]
+    assert not photographs[0] & photographs[1]
+    assert len(photographs[0]) * 3 == len(train)
+    assert {train.numbers(i)["subject"] for i in range(len(train))}.isdisjoint(
+        val.numbers(i)["subject"] for i in range(len(val))
+    )
+    few = make(W300LP(root=str(root), subsets=["IBUG"], val_fraction=0), "train")
+    assert {few.sample_id(i).split("/")[0] for i in range(len(few))} == {"IBUG"}
+    both = make(W300LP(root=str(root), subsets=["IBUG"], include_flips=True, val_fraction=0), "train")
+    assert len(both) == 8
+    assert module.make_dataset("test", frozenset()) is None
+    with pytest.raises(ConfigurationError, match="subset 'LFW'"):
+        W300LP(subsets=["LFW"])
+
+
+def test_300w_lp_without_labels_needs_the_face_model(tmp_path: Path, root: Path) -> None:
+    folder = write_300w_lp(tmp_path / "300W_LP", photographs=1, copies=2, labels=False)
+    with pytest.raises(DataError, match=r"no folder landmarks.*before rotation.*face_model"):
+        W300LP(root=str(tmp_path)).make_dataset("train", frozenset())
+    raw = make(W300LP(root=str(tmp_path), val_fraction=0, face_model=str(root / "bfm.npz")), "train").read(1)
+    mat = loadmat(folder / f"{raw.sample_id}.mat")
+    expected = project(fake_shape(mat), mat["Pose_Para"], SIZE) - (1, 1, 0)
+    assert raw.targets["landmark_mask"].all()
+    assert np.abs(raw.targets["landmarks"] - expected).max() < 0.01
+
+
+def test_300w_3d_has_its_own_labels_and_ibug_as_test(root: Path) -> None:
+    module = W3003D(root=str(root), val_fraction=0.3)
+    test = make(module, "test")
+    assert {test.sample_id(i).split("/")[0] for i in range(len(test))} == {"IBUG"}
+    assert len(make(module, "train")) + len(make(module, "val")) == 9
+    raw = test.read(1)
+    mat = loadmat(root / "300W-3D" / f"{raw.sample_id}.mat")
+    assert np.abs(raw.targets["landmarks"][:, :2] - (mat["pt2d"].T - 1)).max() < 1e-3
+    with pytest.raises(ConfigurationError, match="needs the face model"):
+        W3003D(landmarks="3d")
+    deep = make(W3003D(root=str(root), landmarks="3d", face_model=str(root / "bfm.npz")), "test").read(1)
+    assert deep.targets["landmark_mask"].all()
+
+
+DENSE = frozenset({"vertices", "coefficients", "position_map", "pncc", "offsets", "face_mask", "landmarks", "pose"})
+
+
+def test_dense_targets_are_those_of_the_published_projection(root: Path, tmp_path: Path) -> None:
+    module = AFLW20003D(root=str(root), face_model=str(root / "bfm.npz"), position_map_size=64, cache_dir=str(tmp_path))
+    assert module.available_targets >= DENSE
+    dataset = module.make_dataset("test", DENSE)
+    assert dataset is not None
+    raw = dataset.read(1)
+    mat = loadmat(root / "AFLW2000" / f"{raw.sample_id}.mat")
+    shape = fake_shape(mat)
+    expected = project(shape, mat["Pose_Para"], SIZE) - (1, 1, 0)
+    assert np.abs(raw.targets["vertices"] - expected).max() < 0.01
+    assert np.abs(raw.targets["landmarks"] - expected).max() < 0.01
+    assert np.allclose(raw.targets["coefficients"][:199], mat["Shape_Para"][:, 0] / BASES["identity_std"], rtol=1e-5)
+    assert np.allclose(raw.targets["coefficients"][199:], mat["Exp_Para"][:, 0] / BASES["expression_std"], rtol=1e-5)
+    # A texel of the position map at a vertex's place shows about that vertex.
+    model = fake_face_model()
+    assert model.uv is not None
+    texel = (model.uv[33] * 64 - 0.5).round().long()
+    there = raw.targets["position_map"][:, texel[1], texel[0]]
+    assert np.abs(there - expected[33]).max() < 6  # a texel is about 4 pixels of the photograph
+    # What PNCC and offsets show, placed by the pose, is the pixel they are at.
+    rows, columns = np.nonzero(raw.targets["face_mask"][0])
+    assert len(rows) > 5_000
+    points = (raw.targets["pncc"] + raw.targets["offsets"])[:, rows, columns].T * 1000
+    back = project(points.astype(np.float64), mat["Pose_Para"], SIZE)[:, :2] - 1
+    assert np.abs(back - np.stack((columns, rows), axis=1)).max() < 0.05
+    assert not raw.targets["pncc"][:, raw.targets["face_mask"][0] == 0].any()
+
+
+def test_dense_targets_are_cached_by_content_and_damage_is_mended(root: Path, tmp_path: Path) -> None:
+    def read() -> dict[str, np.ndarray]:
+        module = AFLW20003D(root=str(root), face_model=str(root / "bfm.npz"), cache_dir=str(tmp_path / "cache"))
+        dataset = module.make_dataset("test", DENSE)
+        assert dataset is not None
+        return dataset.read(0).targets
+
+    first = read()
+    (file,) = (tmp_path / "cache").rglob("*.npz")
+    stamp = file.stat().st_mtime_ns
+    second = read()
+    assert file.stat().st_mtime_ns == stamp
+    file.write_bytes(file.read_bytes()[:100])
+    third = read()
+    assert file.stat().st_size > 1000
+    for key, value in first.items():
+        assert np.array_equal(value, second[key]), key
+        assert np.array_equal(value, third[key]), key
+
+
+def test_another_face_model_is_refused(root: Path, tmp_path: Path) -> None:
+    model = fake_face_model()
+    model.mean += torch.tensor([0.0, 8.0, 0.0])
+    model.save(tmp_path / "other.npz")
+    for module in (
+        AFLW20003D(root=str(root), face_model=str(tmp_path / "other.npz")),
+        W300LP(root=str(root), val_fraction=0, face_model=str(tmp_path / "other.npz")),
+    ):
+        split = "test" if isinstance(module, AFLW20003D) else "train"
+        with pytest.raises(DataError, match=r"pixels away from the labels: give the Basel Face Model"):
+            module.make_dataset(split, frozenset())
+    with pytest.raises(ConfigurationError, match="199 and 29 parameters"):
+        AFLW20003D(root=str(root), face_model="embedded").make_dataset("test", frozenset())
+
+
+def test_a_sample_without_a_pose_lacks_pose_and_dense_targets_only(root: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "AFLW2000"
+    shutil.copytree(root / "AFLW2000", folder)
+    path = folder / "image00004.mat"
+    fields = {key: value for key, value in loadmat(path).items() if key[0] != "_"}
+    fields["Pose_Para"][0, 6] *= -1  # "One negative scale" (FACTS.md A, Traps)
+    savemat(path, fields)
+    dataset = make(AFLW20003D(root=str(tmp_path), face_model=str(root / "bfm.npz")), "test")
+    assert {"pose", "vertices", "coefficients"} <= dataset.read(0).targets.keys()
+    assert dataset.read(1).targets.keys() == {"landmarks", "landmark_mask", "face_size", "yaw"}
+
+
+def test_fake_model_survives_saving(root: Path) -> None:
+    assert MorphableModel.load(str(root / "bfm.npz")).hash == fake_face_model().hash
