@@ -162,21 +162,23 @@ def _closest_fit(
     face = (
         reference.region_masks["face"] & ~reference.region_masks["eyeball"] & ~reference.region_masks["ear"]
     ).numpy()
-    source = reference.mean.double().numpy()[face]
+    source = reference.mean.double().numpy()[face][::4]
     tree = cKDTree(target)
     middle = np.abs(target[:, 0] - np.median(target[:, 0])) < 15.0
     tip = target[middle][target[middle][:, 2].argmax()]
     best: tuple[float, tuple[float, Floats, Floats]] | None = None
     for size in (0.85, 1.0, 1.15):
         fit = (size, np.eye(3), tip - size * source[source[:, 2].argmax()])
-        gap = np.zeros(len(source))
+        error = np.inf
         for _ in range(60):
-            moved = fit[0] * source @ fit[1].T + fit[2]
-            gap, nearest = tree.query(moved)
+            gap, nearest = tree.query(fit[0] * source @ fit[1].T + fit[2])
             good = gap <= np.quantile(gap, 0.75)
+            last, error = error, float(np.sqrt((gap[good] ** 2).mean()))
+            if error > last - 1e-4:
+                break
             fit = _fit(source[good], target[nearest[good]])
-        error = float(np.sqrt((gap[gap <= np.quantile(gap, 0.75)] ** 2).mean()))
-        if best is None or error < best[0]:
+        # A small copy fits anywhere, so the size of the gap counts in units of the fit's own size.
+        if best is None or error / fit[0] < best[0] / best[1][0]:
             best = (error, fit)
     assert best is not None
     report(f"No landmarks in the file: aligned to the embedded model by closest points, {best[0]:.2f} mm rms.")

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import scipy.io
 from numpy.typing import NDArray
+from scipy.io.matlab import MatReadError
 
 from lightning_faces.errors import ConfigurationError, DataError
 from lightning_faces.morphable.derive import Parts, complete
@@ -121,7 +122,7 @@ def _unit(basis: NDArray[np.float32], std: Floats) -> tuple[NDArray[np.float32],
 def _mat(path: Path) -> dict[str, Any]:
     try:
         return dict(scipy.io.loadmat(path, squeeze_me=False))
-    except (OSError, ValueError, TypeError, NotImplementedError) as error:
+    except (OSError, ValueError, TypeError, NotImplementedError, MatReadError) as error:
         raise DataError(f"{path} is not a MATLAB file that can be read ({error}): download it again.") from error
 
 

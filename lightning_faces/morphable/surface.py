@@ -30,10 +30,16 @@ def nearest_on_surface(points: Floats, vertices: Floats, faces: Ints, allowed: B
     triangle = np.zeros(len(points), np.int64)
     weights = np.zeros((len(points), 3))
     distance = np.zeros(len(points))
+    corners = vertices[faces]
+    middle = corners.mean(1)
+    radius = np.linalg.norm(corners - middle[:, None], axis=2).max(1)
     for i, point in enumerate(points):
-        candidates = np.flatnonzero(allowed[i])
-        barycentric = closest_barycentric(point, vertices[faces[candidates]])
-        gap = np.linalg.norm((barycentric[..., None] * vertices[faces[candidates]]).sum(1) - point, axis=1)
+        reach = np.linalg.norm(middle - point, axis=1)
+        # No triangle can win whose nearest possible point lies behind the middle of another.
+        near = allowed[i] & (reach - radius <= reach[allowed[i]].min())
+        candidates = np.flatnonzero(near)
+        barycentric = closest_barycentric(point, corners[candidates])
+        gap = np.linalg.norm((barycentric[..., None] * corners[candidates]).sum(1) - point, axis=1)
         best = int(gap.argmin())
         triangle[i], weights[i], distance[i] = candidates[best], barycentric[best], gap[best]
     return triangle, weights, distance
