@@ -44,10 +44,8 @@ class Raster:
 
     def take(self, rows: Tensor) -> Raster:
         """Some of the pixels, or all in another order; ``rows`` int64 ``[Q]``."""
-        return Raster(
-            *(value.index_select(0, rows) for value in (self.image, self.pixel, self.face, self.weights)),
-            shape=self.shape,
-        )
+        image, pixel, face = (value.index_select(0, rows) for value in (self.image, self.pixel, self.face))
+        return Raster(image, pixel, face, self.weights.index_select(0, rows), self.shape)
 
     def interpolate(self, attributes: Tensor, faces: Tensor) -> Tensor:
         """Values at the covered pixels of what is given at the corners.

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lightning_faces.errors import ConfigurationError
 from lightning_faces.geometry import box_of_points, euler_to_matrix, weak_perspective
 from lightning_faces.morphable import MorphableModel
+from lightning_faces.rendering.maps import FaceMaps
 from lightning_faces.rendering.noise import Draws
 from lightning_faces.rendering.painting import FacePaint
 from lightning_faces.rendering.photograph import BACKGROUND_SHAPES, LINES, OCCLUDERS, Photograph
@@ -26,6 +27,15 @@ from lightning_faces.rendering.scene_mesh import HAIRLINE, NUM_PARTS, SKIN, Scen
 SYNTHESIS_VERSION = 1
 """Changes whenever the same seed gives another picture: part of the name of cached samples."""
 
+EXTRA_TARGETS = frozenset(
+    {
+        "pncc", "offsets", "face_mask", "depth", "normals", "position_map", "shading", "geometry_mask",
+        "previous_coefficients",
+    }
+)  # fmt: skip
+"""Targets that :meth:`FaceSynthesizer.render` gives on request."""
+PLAIN_TARGETS = frozenset({"image", "landmarks", "visible", "pose", "coefficients", "vertices"})
+"""Targets that it always gives."""
 LIGHTS = 3
 GEOMETRY_CHUNK = 8
 """Shapes are computed in matrix products of exactly this many rows, so that a row does not depend on its batch."""
@@ -167,11 +177,11 @@ class FaceSynthesizer(nn.Module):
         self.model = model
         self.image_size = image_size
         self.options = options
-        self.position_map_size = position_map_size
         self.scene_mesh = SceneMesh(model)
         mean_landmarks = model.landmarks(model.mean[None])[0]
         canonical = (mean_landmarks - mean_landmarks.new_tensor(self.scene_mesh.shift)) / self.scene_mesh.scale
         self.paint = FacePaint(self.scene_mesh, canonical.cpu())
+        self.maps = FaceMaps(model, image_size, position_map_size)
         self.photograph = Photograph(image_size, self.paint.bank, options.background_folder)
         # Coefficients of the mean face stretched along x, y and z, by least squares in the identity modes.
         centred = model.mean - model.mean.mean(0)
@@ -631,7 +641,32 @@ class FaceSynthesizer(nn.Module):
             "visible": self._visible(vertices, landmarks, depth),
             "pose": camera.pose,
             "vertices": vertices,
+            **self._maps(scene, shapes, vertices, camera, frozenset(targets)),
         }
+
+    def _maps(
+        self, scene: Scene, shapes: Tensor, vertices: Tensor, camera: _Camera, targets: frozenset[str]
+    ) -> dict[str, Tensor]:
+        unknown = sorted(targets - EXTRA_TARGETS - PLAIN_TARGETS)
+        if unknown:
+            raise ConfigurationError(
+                f"Synthetic faces have no target {', '.join(unknown)}: choose from {', '.join(sorted(EXTRA_TARGETS))}."
+            )
+        maps: dict[str, Tensor] = {}
+        if targets & {"pncc", "offsets", "face_mask", "depth", "normals"}:
+            raster = self.maps.face_region(vertices)
+            maps["pncc"], maps["offsets"], maps["face_mask"] = self.maps.pncc(raster, shapes)
+            if "depth" in targets:
+                maps["depth"] = self.maps.depth(raster, vertices)
+            if "normals" in targets:
+                maps["normals"] = self.maps.normal_map(raster, vertices)
+        if "position_map" in targets:
+            maps["position_map"] = self.maps.position_map(vertices)
+        if targets & {"shading", "geometry_mask", "previous_coefficients"}:
+            previous = self.shapes(scene.previous) @ scene.look["rotation"].transpose(1, 2)
+            maps["shading"], maps["geometry_mask"] = self.maps.shading(camera.project(previous))
+            maps["previous_coefficients"] = scene.previous
+        return maps
 
     def _camera(self, shapes: Tensor, look: dict[str, Tensor]) -> _Camera:
         """Place the face: the box of its projected landmarks is centred and fills ``face_fraction`` of the side."""
@@ -704,14 +739,9 @@ class FaceSynthesizer(nn.Module):
         return factor.index_select(0, raster.image)[None]
 
     def _visible(self, vertices: Tensor, landmarks: Tensor, depth: Tensor) -> Tensor:
-        size = self.image_size
-        x, y = landmarks[..., 0].round().long(), landmarks[..., 1].round().long()
-        inside = (x >= 0) & (x < size) & (y >= 0) & (y < size)
-        place = y.clamp(0, size - 1) * size + x.clamp(0, size - 1)
-        shown = depth.flatten(1).gather(1, place)
-        tolerance = 0.03 * (landmarks[..., 1].amax(1, keepdim=True) - landmarks[..., 1].amin(1, keepdim=True))
-        del vertices
-        return inside & (landmarks[..., 2] > shown - tolerance)
+        """Landmarks that face the viewer and that nothing in the scene hides; occluders drawn over it do not count."""
+        tall = landmarks[..., 1].amax(1, keepdim=True) - landmarks[..., 1].amin(1, keepdim=True)
+        return self.maps.visible_by_normal(vertices) & self.maps.visible_by_depth(landmarks, depth, 0.03 * tall)
 
 
 def _perspective(points: Tensor, middle: Tensor, distance: Tensor) -> Tensor:

@@ -1,0 +1,292 @@
+"""Target images of a known geometry: PNCC, offsets, depth, normals, shading, masks, UV position maps and visibility.
+
+Image frame and object frame as in ``batch.py``; images are ``[B, C, H, W]``, UV maps ``[B, C, U, U]``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from lightning_faces.errors import ConfigurationError
+from lightning_faces.morphable import MorphableModel
+from lightning_faces.rendering.renderer import Raster, VertexNormals, rasterize_image, to_view
+
+WEIGHTS = {"landmarks": 16.0, "features": 4.0, "face": 3.0, "neck": 0.0}
+"""Weights of the position map's regions (Feng et al. 2018, section 3.2): 68 points, eyes-nose-mouth, face, neck."""
+
+
+class FaceMaps(nn.Module):
+    """Target maps of a face model.
+
+    The *face region* is what the model's UV map covers (all of the mesh where it has none): hair, ears, neck and the inside
+    of the mouth, which no photograph shows reliably, are not in it.
+
+    Args:
+        model: The face model.
+        image_size: Side of the images in pixels.
+        position_map_size: Side U of UV maps.
+    """
+
+    region: Tensor
+    region_faces: Tensor
+    texel: Tensor
+    texel_corners: Tensor
+    texel_weights: Tensor
+    outer_faces: Tensor
+    landmark_ring: Tensor
+    landmark_ring_offsets: Tensor
+
+    def __init__(self, model: MorphableModel, image_size: int, position_map_size: int = 256) -> None:
+        super().__init__()
+        self.model = model
+        self.image_size = image_size
+        self.position_map_size = position_map_size
+        self.normals = VertexNormals(model.faces, model.num_vertices)
+        faces = model.faces
+        if model.uv_face_ids is None:
+            region = torch.ones(faces.shape[0], dtype=torch.bool, device=faces.device)
+        else:
+            region = torch.zeros(faces.shape[0], dtype=torch.bool, device=faces.device)
+            region[model.uv_face_ids] = True
+        self.register_buffer("region", region, persistent=False)
+        self.register_buffer("region_faces", faces[region], persistent=False)
+        self._add_texels(model)
+        self._add_landmark_rings(model)
+
+    def _add_texels(self, model: MorphableModel) -> None:
+        """Which triangle each texel's centre lies in, and where: the position map is then one weighted sum."""
+        side = self.position_map_size
+        if model.uv is None or model.uv_faces is None or model.uv_face_ids is None:
+            texel, corners, weights = (
+                torch.zeros(0, dtype=torch.int64),
+                torch.zeros(0, 3, dtype=torch.int64),
+                torch.zeros(0, 3),
+            )
+        else:
+            uv = model.uv.detach().cpu()
+            flat = torch.cat((uv * side - 0.5, torch.zeros(uv.shape[0], 1)), dim=1)
+            raster = rasterize_image(flat[None], model.uv_faces.cpu(), side)
+            texel, weights = raster.pixel, raster.weights
+            corners = model.faces.cpu()[model.uv_face_ids.cpu()[raster.face]]
+        self.register_buffer("texel", texel, persistent=False)
+        self.register_buffer("texel_corners", corners, persistent=False)
+        self.register_buffer("texel_weights", weights, persistent=False)
+
+    def _add_landmark_rings(self, model: MorphableModel) -> None:
+        """The outer surface around each landmark: its triangle and those of the face region that touch it."""
+        triangles = model.landmark_embeddings["bfm"][0] if "bfm" in model.landmark_embeddings else model.faces[:0, 0]
+        outer = self.region.clone()
+        outer[triangles] = True
+        faces = model.faces[outer].cpu()
+        rings, offsets, total = [torch.zeros(0, dtype=torch.int64)], [], 0
+        for triangle in triangles.tolist():
+            ring = torch.nonzero(torch.isin(faces, model.faces[triangle].cpu()).any(1)).squeeze(1)
+            rings.append(ring)
+            offsets.append(total)
+            total += ring.numel()
+        self.register_buffer("outer_faces", faces.to(outer.device), persistent=False)
+        self.register_buffer("landmark_ring", torch.cat(rings).to(outer.device), persistent=False)
+        self.register_buffer(
+            "landmark_ring_offsets", torch.tensor(offsets, dtype=torch.int64).to(outer.device), persistent=False
+        )
+
+    def rasterize(self, vertices: Tensor) -> tuple[Raster, Tensor]:
+        """The pixels that show the face region of vertices ``[B, V, 3]`` (image frame), hidden by the head's own parts only.
+
+        Returns:
+            The raster of the whole head, and the rows of it that belong to the region.
+        """
+        raster = rasterize_image(vertices, self.model.faces, self.image_size)
+        return raster, torch.nonzero(self.region.index_select(0, raster.face)).squeeze(1)
+
+    def face_region(self, vertices: Tensor) -> Raster:
+        """The covered pixels of the face region, for vertices ``[B, V, 3]`` in the image frame."""
+        raster, rows = self.rasterize(vertices)
+        return raster.take(rows)
+
+    def pncc(self, raster: Raster, shapes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Projected normalised coordinate code and offsets (Pix2face, section 3.1).
+
+        Args:
+            raster: From :meth:`face_region`.
+            shapes: The vertices in the object frame, mm ``[B, V, 3]``.
+
+        Returns:
+            The place on the mean face ``[B, 3, H, W]`` and the offset from it ``[B, 3, H, W]`` of what each pixel shows,
+            object-frame mm, 0 outside the mask; their sum is the surface. And the mask ``[B, 1, H, W]``.
+        """
+        mean = self.model.mean
+        both = torch.cat((mean.expand_as(shapes), shapes - mean), dim=-1)
+        values = raster.interpolate(both, self.model.faces)
+        image = raster.to_image(torch.cat((values, torch.ones_like(values[:, :1])), dim=1))
+        return image[:, :3], image[:, 3:6], image[:, 6:]
+
+    def depth(self, raster: Raster, vertices: Tensor) -> Tensor:
+        """Depth ``[B, 1, H, W]`` in pixels, larger is nearer, 0 at the mean of the vertices and outside the mask."""
+        z = vertices[..., 2:] - vertices[..., 2:].mean(1, keepdim=True)
+        return raster.to_image(raster.interpolate(z, self.model.faces))
+
+    def pixel_normals(self, raster: Raster, vertices: Tensor) -> Tensor:
+        """Unit normals ``[P, 3]``, view frame (x right, y up, z to the viewer), of vertices in the image frame."""
+        return nn.functional.normalize(raster.interpolate(self.normals(to_view(vertices)), self.model.faces), dim=-1)
+
+    def normal_map(self, raster: Raster, vertices: Tensor) -> Tensor:
+        """Unit normals ``[B, 3, H, W]`` in the view frame, 0 outside the mask."""
+        return raster.to_image(self.pixel_normals(raster, vertices))
+
+    def shading(self, vertices: Tensor) -> tuple[Tensor, Tensor]:
+        """Shading under a frontal light, and the mask that crops the input (Richardson 2016, sections 5.1 and 6.2).
+
+        Args:
+            vertices: ``[B, V, 3]`` image frame, of the geometry alpha_t under the picture's projection.
+
+        Returns:
+            Shading ``[B, 1, H, W]`` in [0, 1] and mask ``[B, 1, H, W]`` of the face region.
+        """
+        raster = rasterize_image(vertices, self.region_faces, self.image_size)
+        normals = raster.interpolate(self.normals(to_view(vertices)), self.region_faces)
+        lit = nn.functional.normalize(normals, dim=-1)[:, 2:].clamp_min(0.0)
+        image = raster.to_image(torch.cat((lit, torch.ones_like(lit)), dim=1))
+        return image[:, :1], image[:, 1:]
+
+    def position_map(self, vertices: Tensor) -> Tensor:
+        """UV position map of the whole face, hidden parts included (Feng et al. 2018, section 3.1).
+
+        Args:
+            vertices: ``[B, V, 3]`` image frame.
+
+        Returns:
+            ``[B, 3, U, U]`` image-frame x, y, z of the surface point of each texel, 0 where :meth:`uv_mask` is 0.
+
+        Raises:
+            ConfigurationError: If the model has no UV map.
+        """
+        self._need_uv()
+        batch, count, _ = vertices.shape
+        side = self.position_map_size
+        rows = vertices.transpose(0, 1).reshape(count, batch * 3)
+        values = nn.functional.embedding_bag(
+            self.texel_corners, rows, per_sample_weights=self.texel_weights.to(rows.dtype), mode="sum"
+        )
+        image = values.new_zeros(side * side, batch * 3).index_copy(0, self.texel, values)
+        return image.reshape(side, side, batch, 3).permute(2, 3, 0, 1)
+
+    def uv_mask(self) -> Tensor:
+        """``[1, U, U]``: 1 at texels that belong to the face.
+
+        Raises:
+            ConfigurationError: If the model has no UV map.
+        """
+        self._need_uv()
+        side = self.position_map_size
+        mask = self.texel_weights.new_zeros(side * side)
+        mask[self.texel] = 1.0
+        return mask.reshape(1, side, side)
+
+    def vertex_uv(self) -> tuple[Tensor, Tensor]:
+        """Mesh vertices that the UV map knows ``[N]`` and their UV coordinates ``[N, 2]``: reads a map back to vertices.
+
+        Raises:
+            ConfigurationError: If the model has no UV map.
+        """
+        self._need_uv()
+        uv, uv_faces, ids = self.model.uv, self.model.uv_faces, self.model.uv_face_ids
+        assert uv is not None
+        assert uv_faces is not None
+        assert ids is not None
+        place = torch.full((self.model.num_vertices,), -1, dtype=torch.int64, device=uv.device)
+        place[self.model.faces[ids].reshape(-1)] = uv_faces.reshape(-1)
+        vertices = torch.nonzero(place >= 0).squeeze(1)
+        return vertices, uv[place[vertices]]
+
+    def weight_mask(self) -> Tensor:
+        """Weights ``[1, U, U]`` of the position map's loss, 16:4:3:0 (Feng et al. 2018, section 3.2 and figure 4).
+
+        The 68 landmarks' texels, eyes with nose and mouth, the rest of the face, and the neck, which is really 0 (the
+        published ``uv_weight_mask.png`` gives it the face's weight).
+
+        Raises:
+            ConfigurationError: If the model lacks a UV map or the region masks.
+        """
+        self._need_uv()
+        masks = self.model.region_masks
+        missing = sorted({"eye", "nose", "mouth", "face", "neck"} - set(masks))
+        if missing:
+            raise ConfigurationError(
+                f"Face model {self.model.name!r} has no region {', '.join(missing)}: import it with landmarks so that they "
+                "can be derived."
+            )
+        features = masks["eye"] | masks["nose"] | masks["mouth"]
+        per_vertex = torch.full((self.model.num_vertices,), WEIGHTS["face"], device=features.device)
+        per_vertex[features] = WEIGHTS["features"]
+        per_vertex[masks["neck"]] = WEIGHTS["neck"]
+        side = self.position_map_size
+        # A texel takes the weight of the corner it is nearest to.
+        nearest = self.texel_corners.gather(1, self.texel_weights.argmax(1, keepdim=True))[:, 0]
+        weights = self.texel_weights.new_zeros(side * side)
+        weights[self.texel] = per_vertex[nearest].to(weights)
+        weights[self.landmark_texels()] = WEIGHTS["landmarks"]
+        return weights.reshape(1, side, side)
+
+    def landmark_uv(self) -> Tensor:
+        """UV coordinates ``[68, 2]`` of the landmarks "bfm"; those outside the UV map get their nearest known vertex's."""
+        vertices, uv = self.vertex_uv()
+        triangle, barycentric = self.model.landmark_embeddings["bfm"]
+        corners = self.model.faces[triangle]
+        table = torch.full((self.model.num_vertices, 2), float("nan"), device=uv.device)
+        table[vertices] = uv
+        found = (table[corners] * barycentric[..., None]).sum(1)
+        missing = torch.nonzero(found.isnan().any(1)).squeeze(1)
+        if missing.numel():
+            mean = self.model.mean
+            points = self.model.landmarks(mean[None])[0][missing]
+            found[missing] = uv[torch.cdist(points, mean[vertices]).argmin(1)]
+        return found
+
+    def landmark_texels(self) -> Tensor:
+        """Int64 ``[68]``: the texel (row times U plus column) nearest to each landmark."""
+        side = self.position_map_size
+        place = (self.landmark_uv() * side - 0.5).round().long().clamp(0, side - 1)
+        return place[:, 1] * side + place[:, 0]
+
+    def visible_by_normal(self, vertices: Tensor) -> Tensor:
+        """Landmarks whose surroundings face the viewer on average (PARM, section 4.2); bool ``[B, 68]``.
+
+        Args:
+            vertices: ``[B, V, 3]`` image frame.
+        """
+        batch, count, _ = vertices.shape
+        rows = vertices.transpose(0, 1).reshape(count, -1)
+        (ax, ay), (bx, by), (cx, cy) = (
+            rows.index_select(0, self.outer_faces[:, k]).reshape(-1, batch, 3)[..., :2].unbind(-1) for k in range(3)
+        )
+        # The z of a triangle's normal, weighted by its area; y points down here.
+        facing = (bx - ax) * (ay - cy) - (ay - by) * (cx - ax)
+        total = nn.functional.embedding_bag(self.landmark_ring, facing, self.landmark_ring_offsets, mode="sum")
+        return (total > 0.0).T
+
+    @staticmethod
+    def visible_by_depth(landmarks: Tensor, depth: Tensor, tolerance: Tensor) -> Tensor:
+        """Landmarks that nothing hides; bool ``[B, L]``.
+
+        Args:
+            landmarks: ``[B, L, 3]`` image frame.
+            depth: ``[B, 1, H, W]`` z of what each pixel shows, very small where it shows nothing.
+            tolerance: ``[B, 1]`` pixels in z.
+
+        Returns:
+            False also for landmarks outside the image.
+        """
+        height, width = depth.shape[-2:]
+        x, y = landmarks[..., 0].round().long(), landmarks[..., 1].round().long()
+        inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+        shown = depth.flatten(1).gather(1, y.clamp(0, height - 1) * width + x.clamp(0, width - 1))
+        return inside & (landmarks[..., 2] > shown - tolerance)
+
+    def _need_uv(self) -> None:
+        if self.model.uv is None:
+            raise ConfigurationError(
+                f"Face model {self.model.name!r} has no UV map, which position maps need: import the model again (a UV map "
+                "is derived) or use the model 'embedded'."
+            )
