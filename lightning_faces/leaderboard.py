@@ -213,12 +213,14 @@ def boards(entries: Sequence[Entry], dataset: str | None, metrics: Sequence[str]
         record = entry.record
         protocol = tuple(sorted(record.protocol.items()))
         groups.setdefault((record.dataset, record.split, record.fingerprint, protocol), []).append(entry)
-    titles = [key[:2] for key in groups]
     result = []
     for key, group in sorted(groups.items()):
-        title = f"{key[0]} ({key[1]})"
-        if titles.count(key[:2]) > 1:
-            title += f", content {key[2][:8]}, {dict(key[3])['samples']} samples"
+        name, split, fingerprint, protocol = key
+        namesakes = [other for other in groups if other[:2] == key[:2]]
+        differing = [f"{k}: {v}" for k, v in protocol if any((k, v) not in other[3] for other in namesakes)]
+        if any(other[2] != fingerprint for other in namesakes):
+            differing.insert(0, f"content {fingerprint[:8]}")
+        title = ", ".join([f"{name} ({split})", *differing])
         result.append(_board(title, group, list(metrics or SHOWN)))
     return result
 

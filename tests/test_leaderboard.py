@@ -179,7 +179,7 @@ def test_data_sets_and_contents_have_boards_of_their_own_and_can_be_chosen(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_run(runs, "Zhao2016", "e/synthetic", 0.02, dataset="SyntheticFaces")
-    write_run(runs, "Zhao2016", "e/part", 0.02, fingerprint="f2")
+    write_run(runs, "Zhao2016", "e/part", 0.02, fingerprint="f2", protocol={"samples": "300 of 300", "yaw": "other"})
     main(
         [
             str(runs),
@@ -195,7 +195,7 @@ def test_data_sets_and_contents_have_boards_of_their_own_and_can_be_chosen(
     )
     out = capsys.readouterr().out
     assert "content f1" in out
-    assert "content f2" in out
+    assert "content f2, yaw: other" in out
     assert "SyntheticFaces" not in out
     assert "vertex_mm (mm)" in out.replace("\n", " ")
     assert {row["metric"] for row in table(tmp_path / "t.csv")} == {"nme_60_90", "vertex_mm"}
