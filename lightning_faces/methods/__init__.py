@@ -2,6 +2,7 @@
 
 from lightning_faces.methods.base import FaceMethod
 from lightning_faces.methods.mean_landmarks import MeanLandmarks
+from lightning_faces.methods.prnet import PRNet
 from lightning_faces.methods.zhao2016 import Zhao2016
 
-__all__ = ["FaceMethod", "MeanLandmarks", "Zhao2016"]
+__all__ = ["FaceMethod", "MeanLandmarks", "PRNet", "Zhao2016"]

@@ -1,0 +1,206 @@
+"""PRNet as a method: training on position maps, and faces read from predicted ones."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torchmetrics import MetricCollection
+
+from lightning_faces.batch import FaceBatch, FacePrediction, FaceSpec
+from lightning_faces.errors import ConfigurationError
+from lightning_faces.geometry.alignment import similarity_transform
+from lightning_faces.geometry.camera import weak_perspective
+from lightning_faces.geometry.rotation import matrix_to_euler
+from lightning_faces.methods.base import FaceMethod, image_to_unit, masked_mean
+from lightning_faces.methods.prnet.loss import depth_from_minimum, position_map_loss
+from lightning_faces.methods.prnet.network import PositionMapNetwork
+from lightning_faces.metrics import ICPError, NormalizedMeanError
+from lightning_faces.metrics.base import YAW_BINS
+from lightning_faces.morphable import MorphableModel
+from lightning_faces.morphable.uvmap import UVGrid
+
+
+class PRNet(FaceMethod):
+    """A position map from one image: the image-frame coordinates of every point of the face, hidden ones included.
+
+    Targets and predictions have the rearmost point of the map at z = 0 (the paper's rule); x and y may be negative or
+    beyond the image where the face is, and are never clipped. The face model serves as the mesh that the map unwraps
+    and as the canonical face of the pose; the network itself knows no shape space.
+
+    Beyond the metrics of every method, ``test/`` has ``nme_3d`` (68 points) and, over the vertices read from
+    the map, ``dense_nme``, ``dense_nme_3d`` and the error after ICP ``icp`` with its yaw bins (figures 5 and 7 to 9).
+
+    Args:
+        image_size: Side of the input in pixels.
+        map_size: Side of the position map in texels; None for ``image_size``.
+        width: Channels at full size, 16 in the paper.
+        encoder: "resfcn", the paper's, or the name of a timm model.
+        pretrained: Whether a timm encoder starts from its published weights.
+        output: "linear" reaches every target; "sigmoid", as published, only 0 to 1.1 image sides.
+        face_model: Name or path of the morphable model of the data.
+        weight_ratios: Weights in the loss of the 68 landmarks, of eyes, nose and mouth, of the other face and of the
+            neck (section 3.2; table 3 compares 1:1:1:1, 1:1:1:0 and 16:4:3:0).
+        squared: Squared distances in equation 1; it is printed without.
+        optimizer: Makes the optimizer.
+        lr_scheduler: Makes the learning-rate schedule; halved every 5 epochs in the paper.
+        lr_scheduler_interval: Whether the schedule advances by epoch or by step.
+    """
+
+    requires = frozenset({"landmarks", "position_map"})
+
+    def __init__(
+        self,
+        image_size: int = 256,
+        map_size: int | None = None,
+        width: int = 16,
+        encoder: str = "resfcn",
+        pretrained: bool = False,
+        output: Literal["linear", "sigmoid"] = "linear",
+        face_model: str = "embedded",
+        weight_ratios: tuple[float, float, float, float] = (16.0, 4.0, 3.0, 0.0),
+        squared: bool = False,
+        optimizer: OptimizerCallable = lambda params: torch.optim.Adam(params, lr=1e-4),
+        lr_scheduler: LRSchedulerCallable | None = lambda optimizer: torch.optim.lr_scheduler.StepLR(
+            optimizer, step_size=5, gamma=0.5
+        ),
+        lr_scheduler_interval: Literal["epoch", "step"] = "epoch",
+    ) -> None:
+        super().__init__(optimizer, lr_scheduler, lr_scheduler_interval)
+        if min(weight_ratios) < 0 or max(weight_ratios) == 0:
+            raise ConfigurationError(
+                f"PRNet option weight_ratios is {list(weight_ratios)}: give four weights, none negative, not all 0."
+            )
+        self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
+        self.image_size, self.map_size = image_size, image_size if map_size is None else map_size
+        self.squared = squared
+        self.network = PositionMapNetwork(image_size, self.map_size, width, encoder, pretrained, output)
+        self.face_model = MorphableModel.load(face_model)
+        self.uv = UVGrid(self.face_model, self.map_size)
+        weights = self.uv.weights(weight_ratios)
+        self.register_buffer("weights", weights, persistent=False)
+        # What has no weight is not learnt, so no vertex is read from it.
+        learnt = torch.ones(len(self.uv.vertex_ids), dtype=torch.bool)
+        if weight_ratios[3] == 0 and "neck" in self.face_model.region_masks:
+            learnt = ~self.face_model.region_masks["neck"][self.uv.vertex_ids]
+        self.register_buffer("learnt", learnt.nonzero()[:, 0], persistent=False)
+        self.register_buffer("learnt_vertices", self.uv.vertex_ids[learnt], persistent=False)
+        self.weights: Tensor
+        self.learnt: Tensor
+        self.learnt_vertices: Tensor
+        self.sparse_metrics = MetricCollection({"test/nme_3d": NormalizedMeanError(dimensions=3)})
+        self.dense_metrics = MetricCollection(
+            {"test/dense_nme": NormalizedMeanError(), "test/dense_nme_3d": NormalizedMeanError(dimensions=3)},
+            compute_groups=False,
+        )
+        icp = {"test/icp": ICPError(), "test/icp_mean": ICPError(yaw_bin="mean")}
+        icp.update({f"test/icp_{name}": ICPError(yaw_bin=name) for name, _, _ in YAW_BINS})  # type: ignore[arg-type]
+        self.icp_metrics = MetricCollection(dict(icp), compute_groups=[list(icp)])
+
+    @property
+    def spec(self) -> FaceSpec:
+        """Crops of ``image_size`` with position maps of ``map_size`` of the same face model."""
+        return FaceSpec(
+            image_size=self.image_size,
+            landmark_scheme="68",
+            face_model=self.face_model.name,
+            face_model_hash=self.face_model.hash,
+            num_vertices=self.face_model.num_vertices,
+            position_map_size=self.map_size,
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Images ``[B, 3, S, S]`` to position maps ``[B, 3, U, U]``, image frame; z is 0 at the rearmost point.
+
+        Outside the face and on a neck without weight the values mean nothing.
+        """
+        return self.network(image).float() * self.image_size  # type: ignore[no-any-return]
+
+    def losses(self, batch: FaceBatch) -> dict[str, Tensor]:
+        """``total``: equation 1 as a weighted mean, in units of the image's side."""
+        target = depth_from_minimum(batch["position_map"], self.uv.mask) / self.image_size
+        per_face = position_map_loss(self.network(batch["image"]), target, self.weights, self.squared)
+        return {"total": masked_mean(per_face, batch["has"]["position_map"])}
+
+    def predict_faces(self, batch: FaceBatch) -> FacePrediction:
+        """Landmarks, vertices and pose; see :meth:`read_faces`."""
+        return self.read_faces(self(batch["image"]))
+
+    def read_faces(self, maps: Tensor) -> FacePrediction:
+        """Faces from position maps.
+
+        Args:
+            maps: ``[B, 3, U, U]``, image frame.
+
+        Returns:
+            Landmarks and vertices as :class:`.UVGrid` reads them, and the pose of the canonical face (the model's mean)
+            that fits the vertices best. Vertices that the map lacks, the back of the head and a neck without weight,
+            are those of the canonical face in this pose.
+        """
+        points = self.uv.vertices(maps)[:, self.learnt]
+        pose, depth = self.fit_pose(points)
+        vertices = weak_perspective(self.face_model.mean.to(maps.dtype), pose)
+        vertices[..., 2] += depth[:, None]
+        vertices = vertices.index_copy(1, self.learnt_vertices, points)
+        return FacePrediction(landmarks=self.uv.landmarks(maps), vertices=vertices, pose=pose)
+
+    def fit_pose(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Pose of the canonical face by the least-squares similarity.
+
+        Args:
+            points: Vertices ``learnt_vertices`` ``[B, N, 3]``, image frame.
+
+        Returns:
+            Pose ``[B, 6]`` as in ``FaceBatch`` and the depth ``[B]`` of the object frame's origin, pixels.
+        """
+        upright = points * points.new_tensor((1.0, -1.0, 1.0))
+        canonical = self.face_model.mean[self.learnt_vertices].to(points.dtype).expand_as(points)
+        scale, rotation, translation = similarity_transform(canonical, upright)
+        pose = torch.cat((scale[:, None], matrix_to_euler(rotation), translation[:, :1], -translation[:, 1:2]), dim=1)
+        return pose, translation[:, 2]
+
+    def texture(self, image: Tensor, maps: Tensor) -> Tensor:
+        """Colours of the image at the points of position maps (hidden points show what covers them).
+
+        Args:
+            image: ``[B, 3, S, S]``.
+            maps: ``[B, 3, U, U]``, image frame.
+
+        Returns:
+            ``[B, 3, U, U]``, 0 outside the face and for points outside the image.
+        """
+        grid = image_to_unit(maps[:, :2].permute(0, 2, 3, 1), self.image_size)
+        return nn.functional.grid_sample(image, grid, align_corners=False) * self.uv.mask
+
+    def mesh_faces(self) -> Tensor:
+        """Triangles int64 ``[F, 3]`` of the mesh whose corners are all read from the map."""
+        learnt = torch.zeros(self.face_model.num_vertices, dtype=torch.bool, device=self.learnt.device)
+        learnt[self.learnt_vertices] = True
+        return self.face_model.faces[learnt[self.face_model.faces].all(dim=1)]
+
+    def test_step(self, batch: FaceBatch, batch_idx: int) -> dict[str, FacePrediction]:
+        """Score one batch, sparse and dense."""
+        result = super().test_step(batch, batch_idx)
+        self._score_dense(result["prediction"], batch)
+        return result
+
+    def _score_dense(self, prediction: FacePrediction, batch: FaceBatch) -> None:
+        has = batch["has"]
+        assert prediction.vertices is not None
+        if "position_map" not in has or not bool((has["position_map"] & has["landmarks"]).any()):
+            return
+        rows = has["position_map"] & has["landmarks"]
+        landmarks = batch["landmarks"][rows]
+        common: dict[str, Any] = {"index": batch["index"][rows], "reference": landmarks}
+        self.sparse_metrics.update(preds=prediction.landmarks[rows], target=landmarks, **common)
+        points = prediction.vertices[rows][:, self.learnt_vertices]
+        target = self.uv.vertices(batch["position_map"][rows])[:, self.learnt]
+        self.dense_metrics.update(preds=points, target=target, **common)
+        # Nearest points need a common origin of depth.
+        points, target = (torch.cat((p[..., :2], p[..., 2:] - p[..., 2:].mean(1, True)), -1) for p in (points, target))
+        yaw = batch["yaw"][rows] if "yaw" in has else None
+        self.icp_metrics.update(preds=points, target=target, yaw=yaw, **common)
+        for metrics in (self.sparse_metrics, self.dense_metrics, self.icp_metrics):
+            self.log_dict(metrics, batch_size=len(batch["index"]))
