@@ -64,8 +64,13 @@ class LandmarkNetwork(nn.Module):
                 side //= 2
             width = out
         self.convolutions = nn.Sequential(*layers)
+        # Not in the paper: without normalisation here a high learning rate kills all hidden units in the first epoch.
         self.regression = nn.Sequential(
-            nn.Flatten(), nn.Linear(width * side * side, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, 2 * points)
+            nn.Flatten(),
+            nn.Linear(width * side * side, hidden),
+            nn.LayerNorm(hidden),
+            nn.ReLU(inplace=True),
+            nn.Linear(hidden, 2 * points),
         )
 
     def forward(self, image: Tensor) -> Tensor:
@@ -233,7 +238,13 @@ class Zhao2016(FaceMethod):
         self.view_angles = tuple(math.radians(angle) for angle in view_angles)
         points = num_landmarks(landmark_scheme)
         self.landmark_network = LandmarkNetwork(
-            image_size, points, tuple(channels), kernel_size, stride, hidden, dropout  # type: ignore[arg-type]
+            image_size,
+            points,
+            tuple(channels),  # type: ignore[arg-type]
+            kernel_size,
+            stride,
+            hidden,
+            dropout,
         )
         self.depth_network = DepthNetwork(points, depth_output)
         if stage == "depth":
