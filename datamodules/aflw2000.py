@@ -36,15 +36,15 @@ class AFLW20003DDataset(FittedFaceDataset):
         super().__init__(folder, photograph_pairs(folder), targets, box, on_error, dense)
         self.listed_yaw = None if yaw_list is None else self._read_yaw_list(yaw_list)
         if max_angle is not None:
-            self._keep([i for i, (_, label) in enumerate(self.samples) if _angles(label).max() <= max_angle])
+            self._keep([i for i, (_, label) in enumerate(self.pairs) if _angles(label).max() <= max_angle])
         if balanced_seed is not None:
             yaw = self.listed_yaw
             if yaw is None:
-                yaw = np.array([_angles(label)[1] for _, label in self.samples])
+                yaw = np.array([_angles(label)[1] for _, label in self.pairs])
             self._keep(balanced_draw(np.abs(yaw), balanced_seed).tolist())
 
     def _keep(self, kept: list[int]) -> None:
-        self.samples = [self.samples[i] for i in kept]
+        self.pairs = [self.pairs[i] for i in kept]
         if self.listed_yaw is not None:
             self.listed_yaw = self.listed_yaw[kept]
 
@@ -53,12 +53,12 @@ class AFLW20003DDataset(FittedFaceDataset):
             yaw: NDArray[np.float64] = np.load(path, allow_pickle=False).astype(np.float64).reshape(-1)
         except (OSError, ValueError) as error:
             raise DataError(f"The yaw list {path} cannot be read ({error}): give AFLW2000-3D-new.pose.npy.") from error
-        if len(yaw) != len(self.samples):
+        if len(yaw) != len(self.pairs):
             raise DataError(
-                f"The yaw list {path} has {len(yaw)} values for {len(self.samples)} photographs in {self.folder}: use "
+                f"The yaw list {path} has {len(yaw)} values for {len(self.pairs)} photographs in {self.folder}: use "
                 "the whole data set, or leave yaw_list out."
             )
-        fitted = np.array([_angles(label)[1] for _, label in self.samples])
+        fitted = np.array([_angles(label)[1] for _, label in self.pairs])
         usual = fitted <= 90
         if np.abs(np.abs(yaw) - fitted)[usual].mean() > 15:
             raise DataError(f"The yaw list {path} does not belong to these photographs in this order.")

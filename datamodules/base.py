@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from datamodules.crop import UNMIRRORED_TARGETS, Augmentation, RawFace, crop_face
 from datamodules.sampling import EvaluationSampler, SampleKey, TrainSampler
 from lightning_faces.batch import FaceBatch, FaceSpec, check_compatible, collate_faces
-from lightning_faces.errors import ConfigurationError
+from lightning_faces.errors import ConfigurationError, DataError
 from lightning_faces.geometry.landmarks import num_landmarks
 
 CHEAP_TARGETS = frozenset({"landmarks", "landmark_mask", "visible", "face_size", "yaw", "pose", "coefficients"})
@@ -62,7 +62,18 @@ class FaceDataset(Dataset[dict[str, Any]], ABC):
         return self.__getitems__([key])[0]
 
     def __getitems__(self, keys: Sequence[int | SampleKey]) -> list[dict[str, Any]]:
-        """Samples for indices, or for (index, draw) pairs whose draw seeds the augmentation."""
+        """Samples for indices, or for (index, draw) pairs whose draw seeds the augmentation.
+
+        Raises:
+            DataError: If none of the samples can be used, where bad ones are left out.
+        """
+        samples = self.samples(keys)
+        if not samples:
+            raise DataError(f"All {len(keys)} samples of a batch of {self.name} are bad: the warnings say why.")
+        return samples
+
+    def samples(self, keys: Sequence[int | SampleKey]) -> list[dict[str, Any]]:
+        """Samples for keys; a data set of files may leave out those that are bad."""
         pairs = [(key, 0) if isinstance(key, int) else key for key in keys]
         samples = []
         for (index, draw), raw in zip(pairs, self.read_many([index for index, _ in pairs])):
@@ -143,13 +154,8 @@ class FaceDataModule(LightningDataModule, ABC):
                 type(method).__name__, method.spec, needed, self.name, self.spec, self.available_targets
             )
         targets = (CHEAP_TARGETS | requires) & self.available_targets
-        # Only what the method trains on is lost by a reflection; other targets are dropped for mirrored samples.
-        lost = sorted(requires & frozenset(UNMIRRORED_TARGETS))
-        if stage == "fit" and self.augmentation is not None and self.augmentation.flip > 0 and lost:
-            raise ConfigurationError(
-                f"data option augmentation.flip is {self.augmentation.flip}, but a reflected face has no "
-                f"{', '.join(lost)}, which {type(method).__name__} trains on: set it to 0."
-            )
+        if stage == "fit":
+            self.check_reflection(requires, type(method).__name__)
         splits = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("predict",)}[stage]
         for split in splits:
             dataset = self.make_dataset(split, targets)
@@ -158,6 +164,19 @@ class FaceDataModule(LightningDataModule, ABC):
             dataset.image_size, dataset.margin, dataset.seed = self.image_size, self.margin, self.seed
             dataset.augmentation = self.augmentation if split == "train" else None
             self.datasets[split] = dataset
+
+    def check_reflection(self, requires: frozenset[str], method: str) -> None:
+        """Refuse an augmentation that loses what the method trains on; other targets are dropped where mirrored.
+
+        Raises:
+            ConfigurationError: If a reflection would lose a required target.
+        """
+        lost = sorted(requires & frozenset(UNMIRRORED_TARGETS))
+        if self.augmentation is not None and self.augmentation.flip > 0 and lost:
+            raise ConfigurationError(
+                f"data option augmentation.flip is {self.augmentation.flip}, but a reflected face has no "
+                f"{', '.join(lost)}, which {method} trains on: set it to 0."
+            )
 
     def target_shapes(self, targets: frozenset[str]) -> dict[str, tuple[int, ...]]:
         """Shapes of targets without the batch dimension."""
@@ -243,9 +262,12 @@ class FaceDataModule(LightningDataModule, ABC):
         if self.trainer is None:
             return dict(self._resume)
         loop = self.trainer.fit_loop
-        done = loop.epoch_loop.batch_progress.current.completed
+        # "processed", because a checkpoint is saved before its batch counts as completed; and epochs that were begun,
+        # because the end of an epoch is counted before its checkpoint.
+        epoch = max(loop.epoch_progress.current.ready - 1, 0)
+        done = loop.epoch_loop.batch_progress.current.processed
         finished = done >= self.trainer.num_training_batches
-        return {"epoch": loop.epoch_progress.current.processed + int(finished), "batches": 0 if finished else done}
+        return {"epoch": epoch + 1 if finished else epoch, "batches": 0 if finished else done}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Continue at the position of ``state_dict``."""

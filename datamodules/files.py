@@ -135,23 +135,19 @@ class FileFaceDataset(FaceDataset):
         bad: torch.Tensor = self.__dict__["_bad_samples"]
         return bad
 
-    def __getitems__(self, keys: Sequence[int | SampleKey]) -> list[dict[str, Any]]:
-        """Samples for keys; with ``on_error="skip"`` those whose files are good, of which there must be one."""
+    def samples(self, keys: Sequence[int | SampleKey]) -> list[dict[str, Any]]:
+        """Samples for keys; with ``on_error="skip"`` only those whose files are good."""
         if self.on_error == "raise":
-            return super().__getitems__(keys)
+            return super().samples(keys)
         samples: list[dict[str, Any]] = []
-        problem: DataError | None = None
         for key in keys:
             index = key if isinstance(key, int) else key[0]
             try:
-                samples.extend(super().__getitems__([key]))
+                samples.extend(super().samples([key]))
             except DataError as error:
-                problem = error
                 if not self._bad[index]:
                     self._bad[index] = True
                     warnings.warn(f"{self.name} skips a sample: {error}", stacklevel=2)
-        if not samples and problem is not None:
-            raise DataError(f"All {len(keys)} samples of a batch of {self.name} are bad, the last because: {problem}")
         return samples
 
 

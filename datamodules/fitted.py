@@ -91,15 +91,15 @@ class FittedFaceDataset(FileFaceDataset):
         on_error: OnError = "raise",
         dense: DenseTargets | None = None,
     ) -> None:
-        self.folder, self.samples, self.targets = folder, samples, targets
+        self.folder, self.pairs, self.targets = folder, samples, targets
         self.box, self.on_error, self.dense = box, on_error, dense
 
     def __len__(self) -> int:
-        return len(self.samples)
+        return len(self.pairs)
 
     def files(self, index: int) -> tuple[Path, ...]:
         """Photograph and label file."""
-        return self.samples[index]
+        return self.pairs[index]
 
     @abstractmethod
     def landmarks(

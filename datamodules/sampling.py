@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from torch.utils.data import Dataset, DistributedSampler
+
+from lightning_faces.errors import ConfigurationError
 
 SampleKey = tuple[int, int]
 """(index of the sample, number of the draw): the draw seeds the augmentation, so each epoch sees new ones."""
@@ -29,7 +31,7 @@ class TrainSampler(DistributedSampler[SampleKey]):
     def __init__(
         self, dataset: Dataset[object], num_replicas: int, rank: int, seed: int, skip: int = 0, skip_epoch: int = 0
     ) -> None:
-        super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=True, seed=seed, drop_last=True)  # type: ignore[arg-type]
+        super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=True, seed=seed, drop_last=True)
         self.skip, self.skip_epoch = skip, skip_epoch
 
     def __iter__(self) -> Iterator[SampleKey]:
@@ -42,15 +44,35 @@ class TrainSampler(DistributedSampler[SampleKey]):
 class EvaluationSampler(DistributedSampler[SampleKey]):
     """Each sample exactly once over all ranks, in order and without padding.
 
-    Lightning's default repeats samples so that ranks have equal counts, which counts some of them twice.
+    Lightning's default repeats samples so that ranks have equal counts, which counts some of them twice. A data set
+    with ``sequence_lengths`` (samples in a row that belong together) has each sequence whole on one rank.
+
+    Raises:
+        ConfigurationError: If there are fewer sequences than ranks.
     """
 
     def __init__(self, dataset: Dataset[object], num_replicas: int, rank: int) -> None:
-        super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=False)  # type: ignore[arg-type]
-        self.indices = range(rank, len(dataset), num_replicas)  # type: ignore[arg-type]
+        super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=False)
+        lengths: Sequence[int] | None = getattr(dataset, "sequence_lengths", None)
+        self.indices: Sequence[int] = range(rank, len(dataset), num_replicas)  # type: ignore[arg-type]
+        if lengths is not None and num_replicas > 1:
+            self.indices = _whole_sequences(lengths, num_replicas)[rank]
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __iter__(self) -> Iterator[SampleKey]:
         return iter([(index, 0) for index in self.indices])
+
+
+def _whole_sequences(lengths: Sequence[int], ranks: int) -> list[list[int]]:
+    """Indices of each rank: sequences from the longest to the shortest, each to the rank with the fewest samples."""
+    if len(lengths) < ranks:
+        raise ConfigurationError(
+            f"There are {len(lengths)} sequences, which are kept whole, for {ranks} processes: use fewer devices."
+        )
+    starts = [sum(lengths[:i]) for i in range(len(lengths))]
+    shards: list[list[int]] = [[] for _ in range(ranks)]
+    for number in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        min(shards, key=len).extend(range(starts[number], starts[number] + lengths[number]))
+    return [sorted(shard) for shard in shards]

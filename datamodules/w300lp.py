@@ -53,7 +53,7 @@ class W300LPDataset(FittedFaceDataset):
 
     def numbers(self, index: int) -> dict[str, int]:
         """The original photograph and the number of its rotated copy."""
-        view = self.samples[index][0].stem.rpartition("_")[2]
+        view = self.pairs[index][0].stem.rpartition("_")[2]
         return {"subject": self.subjects[index], "view": int(view) if view.isdigit() else -1}
 
     def landmarks(
@@ -63,7 +63,7 @@ class W300LPDataset(FittedFaceDataset):
         if self.scheme == "3d" and "landmarks" in dense:
             return dense["landmarks"], np.ones((68, 3), dtype=bool)
         key = f"pts_{self.scheme}"
-        photograph = self.samples[index][0]
+        photograph = self.pairs[index][0]
         label = self.folder / "landmarks" / photograph.parent.name / f"{photograph.stem}_pts.mat"
         points = read_mat(inside(self.folder, label), {key: (68, 2)})[key] - 1.0
         mask = np.repeat([[True, True, False]], 68, axis=0)

@@ -112,7 +112,7 @@ def test_outliers_and_yaw_lists(tmp_path: Path) -> None:
     fields["Pose_Para"][0, 2] = math.radians(-972)  # "angles reach +-972 degrees" (FACTS.md A, Traps)
     savemat(path, fields)
     assert len(make(tmp_path)) == 3
-    assert [p.stem for p, _ in make(tmp_path, max_angle=99.0).samples] == ["image00002", "image00006"]
+    assert [p.stem for p, _ in make(tmp_path, max_angle=99.0).pairs] == ["image00002", "image00006"]
     yaw = np.array([float(make(tmp_path)[i]["yaw"]) + 5 * (-1) ** i for i in range(3)])
     np.save(tmp_path / "new.npy", yaw)
     listed = make(tmp_path, yaw_list=str(tmp_path / "new.npy"))
