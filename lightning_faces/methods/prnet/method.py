@@ -30,8 +30,8 @@ class PRNet(FaceMethod):
     beyond the image where the face is, and are never clipped. The face model serves as the mesh that the map unwraps
     and as the canonical face of the pose; the network itself knows no shape space.
 
-    Beyond the metrics of every method, ``test/`` has ``nme_3d`` (68 points) and, over the vertices read from
-    the map, ``dense_nme``, ``dense_nme_3d`` and the error after ICP ``icp`` with its yaw bins (figures 5 and 7 to 9).
+    Beyond the metrics of every method, ``test/`` has, over the vertices read from the map, ``dense_nme``,
+    ``dense_nme_3d`` and the error after ICP ``icp`` with its yaw bins (figures 7 to 9).
 
     Args:
         image_size: Side of the input in pixels.
@@ -90,7 +90,6 @@ class PRNet(FaceMethod):
         self.weights: Tensor
         self.learnt: Tensor
         self.learnt_vertices: Tensor
-        self.sparse_metrics = MetricCollection({"test/nme_3d": NormalizedMeanError(dimensions=3)})
         self.dense_metrics = MetricCollection(
             {"test/dense_nme": NormalizedMeanError(), "test/dense_nme_3d": NormalizedMeanError(dimensions=3)},
             compute_groups=False,
@@ -180,6 +179,24 @@ class PRNet(FaceMethod):
         learnt[self.learnt_vertices] = True
         return self.face_model.faces[learnt[self.face_model.faces].all(dim=1)]
 
+    def depth_image(self, vertices: Tensor) -> Tensor:
+        """Depth image of the predicted face, without gradients.
+
+        Args:
+            vertices: ``[B, V, 3]`` from :meth:`read_faces`.
+
+        Returns:
+            ``[B, 1, S, S]`` pixels above the rearmost vertex read from the map, 0 where the face is not.
+        """
+        # The renderer needs PyTorch3D, which training does not.
+        from lightning_faces.rendering.renderer import rasterize_image
+
+        faces = self.mesh_faces()
+        with torch.no_grad():
+            raster = rasterize_image(vertices, faces, self.image_size)
+            depth = vertices[..., 2:] - vertices[:, self.learnt_vertices, 2].amin(dim=1)[:, None, None]
+            return raster.to_image(raster.interpolate(depth, faces))
+
     def test_step(self, batch: FaceBatch, batch_idx: int) -> dict[str, FacePrediction]:
         """Score one batch, sparse and dense."""
         result = super().test_step(batch, batch_idx)
@@ -192,9 +209,7 @@ class PRNet(FaceMethod):
         if "position_map" not in has or not bool((has["position_map"] & has["landmarks"]).any()):
             return
         rows = has["position_map"] & has["landmarks"]
-        landmarks = batch["landmarks"][rows]
-        common: dict[str, Any] = {"index": batch["index"][rows], "reference": landmarks}
-        self.sparse_metrics.update(preds=prediction.landmarks[rows], target=landmarks, **common)
+        common: dict[str, Any] = {"index": batch["index"][rows], "reference": batch["landmarks"][rows]}
         points = prediction.vertices[rows][:, self.learnt_vertices]
         target = self.uv.vertices(batch["position_map"][rows])[:, self.learnt]
         self.dense_metrics.update(preds=points, target=target, **common)
@@ -202,5 +217,5 @@ class PRNet(FaceMethod):
         points, target = (torch.cat((p[..., :2], p[..., 2:] - p[..., 2:].mean(1, True)), -1) for p in (points, target))
         yaw = batch["yaw"][rows] if "yaw" in has else None
         self.icp_metrics.update(preds=points, target=target, yaw=yaw, **common)
-        for metrics in (self.sparse_metrics, self.dense_metrics, self.icp_metrics):
+        for metrics in (self.dense_metrics, self.icp_metrics):
             self.log_dict(metrics, batch_size=len(batch["index"]))
