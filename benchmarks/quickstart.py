@@ -15,7 +15,8 @@ import sys
 import time
 from pathlib import Path
 
-CONFIG = "configs/quickstart.yaml"
+DATA = ["--config", "configs/data/synthetic_64.yaml"]
+METHODS = {"baseline": "configs/method/mean_landmarks.yaml", "zhao2016": "configs/quickstart.yaml"}
 RUNS = Path("runs/quickstart")
 LEAST_RATIO = 3.0
 
@@ -32,18 +33,19 @@ def main() -> None:
     started = time.monotonic()
     os.chdir(Path(__file__).resolve().parent.parent)
     shutil.rmtree(RUNS, ignore_errors=True)
-    photographs = [["--data", "AFLW20003D", "--data.image_size", "64"]] if os.environ.get("LIGHTNING_FACES_DATA") else []
-    baseline = ["--model", "MeanLandmarks", "--trainer.max_epochs", "1"]
-    for name, changes in (("baseline", baseline), ("zhao2016", [])):
-        run("fit", "--config", CONFIG, *changes, "--name", name)
-        checkpoint = str(RUNS / name / "checkpoints" / "best.ckpt")
-        for data in ([], *photographs):
-            config = [] if data else ["--config", CONFIG]
-            run("test", *config, *data, "--ckpt_path", checkpoint)
+    data = [DATA]
+    if os.environ.get("LIGHTNING_FACES_DATA"):
+        data.append(["--data", "AFLW20003D", "--data.image_size", "64"])
+    for name, config in METHODS.items():
+        run("fit", *DATA, "--config", config, "--experiment", RUNS.name, "--name", name)
+        for scored in data:
+            run("test", *scored, "--ckpt_path", str(RUNS / name / "checkpoints" / "best.ckpt"))
     table = RUNS / "leaderboard.csv"
     run("leaderboard", str(RUNS), "--csv", str(table), "--html", str(RUNS / "leaderboard.html"))
     print("\nTo look at:")
-    for path in sorted(RUNS.glob("*/pictures/*.png")) + sorted(RUNS.glob("*/metrics.csv")) + sorted(RUNS.glob("*.html")):
+    for path in (
+        sorted(RUNS.glob("*/pictures/*.png")) + sorted(RUNS.glob("*/metrics.csv")) + sorted(RUNS.glob("*.html"))
+    ):
         print(f"  {path}")
     with table.open(newline="") as file:
         nme = {

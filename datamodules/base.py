@@ -117,7 +117,8 @@ class FaceDataModule(LightningDataModule, ABC):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        for name, value, least in (("image_size", image_size, 8), ("batch_size", batch_size, 1), ("margin", margin, 0.1)):
+        least_values = (("image_size", image_size, 8), ("batch_size", batch_size, 1), ("margin", margin, 0.1))
+        for name, value, least in least_values:
             if value < least:
                 raise ConfigurationError(f"data option {name} is {value}; it must be at least {least}.")
         self.image_size, self.batch_size, self.num_workers = image_size, batch_size, num_workers
@@ -144,15 +145,13 @@ class FaceDataModule(LightningDataModule, ABC):
         """The data set of a split ("train", "val", "test" or "predict") giving ``targets``; None if there is none."""
 
     def setup(self, stage: str) -> None:
-        """Check that method and data fit, then make the data sets of the stage ("fit", "validate", "test", "predict")."""
+        """Check that method and data fit, then make the data sets of a stage (fit, validate, test or predict)."""
         requires: frozenset[str] = frozenset()
         method = getattr(self.trainer, "lightning_module", None)
         if method is not None:
             requires = frozenset(method.requires)
             needed = requires if stage == "fit" else frozenset()
-            check_compatible(
-                type(method).__name__, method.spec, needed, self.name, self.spec, self.available_targets
-            )
+            check_compatible(type(method).__name__, method.spec, needed, self.name, self.spec, self.available_targets)
         targets = (CHEAP_TARGETS | requires) & self.available_targets
         if stage == "fit":
             self.check_reflection(requires, type(method).__name__)

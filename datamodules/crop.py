@@ -67,7 +67,9 @@ class Augmentation(Protocol):
         ...
 
 
-def warp_image(image: NDArray[Any], matrix: NDArray[np.float64], image_size: int, nearest: bool = False) -> NDArray[Any]:
+def warp_image(
+    image: NDArray[Any], matrix: NDArray[np.float64], image_size: int, nearest: bool = False
+) -> NDArray[Any]:
     """Resample an image ``[H, W, C]`` by a 2x3 matrix from its pixels to a square of ``image_size``; outside is 0.
 
     Only the part that the crop shows is touched, and it is smoothed first where the crop is smaller, so that fine

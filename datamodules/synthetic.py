@@ -191,7 +191,7 @@ class SyntheticFaces(FaceDataModule):
     """Faces drawn and rendered from a morphable model: endless, exact targets, no data set and no licence needed.
 
     Sample i is the same for any number of workers and processes and any order. Training, validation and test faces
-    have disjoint seeds; test poses have equal thirds of \\|yaw\\| in 0-30, 30-60 and 60-90 degrees.
+    have disjoint seeds; test poses have equal thirds of ``|yaw|`` in 0-30, 30-60 and 60-90 degrees.
 
     Args:
         train_size: Faces of an epoch.

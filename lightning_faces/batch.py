@@ -131,8 +131,8 @@ def collate_faces(samples: Sequence[Mapping[str, Any]], shapes: Mapping[str, tup
     """Stack samples into a batch; a target that a sample lacks becomes 0 and its ``has`` False.
 
     Args:
-        samples: Dicts with ``image`` ``[3, H, W]``, ``index``, ``sample_id``, ``box``, ``crop_to_file`` and any targets,
-            without the batch dimension.
+        samples: Dicts with ``image`` ``[3, H, W]``, ``index``, ``sample_id``, ``box``, ``crop_to_file`` and any
+            targets, without the batch dimension.
         shapes: The targets of the batch and their shapes without the batch dimension. A target that is not listed is
             dropped.
 

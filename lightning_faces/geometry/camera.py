@@ -60,7 +60,7 @@ def transform_pose(matrix: Tensor, pose: Tensor) -> Tensor:
         The pose ``[..., 6]`` with ``weak_perspective(X, new) == transform_points(matrix, weak_perspective(X, pose))``.
     """
     scale = scale_of(matrix)
-    in_plane = torch.zeros(matrix.shape[:-2] + (3, 3), dtype=matrix.dtype, device=matrix.device)
+    in_plane = torch.zeros((*matrix.shape[:-2], 3, 3), dtype=matrix.dtype, device=matrix.device)
     # The image's y points down and the object's up, so the rotation is seen through F on both sides.
     flip = matrix.new_tensor(((1.0, -1.0), (-1.0, 1.0)))
     in_plane[..., :2, :2] = matrix[..., :2] / scale[..., None, None] * flip
@@ -84,7 +84,7 @@ def compose_affine(outer: Tensor, inner: Tensor) -> Tensor:
 
 
 def box_of_points(points: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Tight axis-aligned box (x0, y0, x1, y1) of points ``[..., N, >=2]``; with a mask ``[..., N]``, of those marked."""
+    """Tight box (x0, y0, x1, y1) of points ``[..., N, >=2]``; with a mask ``[..., N]``, of those that it marks."""
     xy = points[..., :2]
     if mask is None:
         return torch.cat((xy.amin(dim=-2), xy.amax(dim=-2)), dim=-1)

@@ -20,7 +20,9 @@ def faces(**options: object) -> SyntheticFaces:
 
 def test_seeds_of_splits_and_data_sets_are_disjoint() -> None:
     seeds = [
-        set(SyntheticSplit(split, 5000, seed, 1).seeds(range(5000))) for split in ("train", "val", "test") for seed in (0, 1)
+        set(SyntheticSplit(split, 5000, seed, 1).seeds(range(5000)))
+        for split in ("train", "val", "test")
+        for seed in (0, 1)
     ]
     assert len(set.union(*seeds)) == 6 * 5000
 

@@ -66,8 +66,10 @@ def loop_over_pairs(f: Tensor, o: Tensor, term: Any) -> float:
     total = 0.0
     for face, true in zip(f.numpy(), o.numpy()):
         count = len(face)
-        total += 2 / (count * (count + 1)) * sum(
-            term(face[j], face[k], true[j], true[k]) for j in range(count) for k in range(j + 1, count)
+        total += (
+            2
+            / (count * (count + 1))
+            * sum(term(face[j], face[k], true[j], true[k]) for j in range(count) for k in range(j + 1, count))
         )
     return total / len(f)
 
