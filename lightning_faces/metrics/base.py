@@ -15,6 +15,10 @@ from lightning_faces.errors import ConfigurationError
 
 YawBin = Literal["0_30", "30_60", "60_90", "mean"]
 
+_BATCHES_KEPT_APART = 8
+"""Batches whose rows are tensors of their own. Each is a few bytes that stay in the middle of the large blocks which
+the next batches need, so that with a tensor per batch the heap grows by some 10 MB a batch of dense points."""
+
 YAW_BINS: tuple[tuple[str, float, float], ...] = (
     ("0_30", -1.0, 30.0),
     ("30_60", 30.0, 60.0),
@@ -107,7 +111,10 @@ class PerSampleMetric(Metric):
             yaw = torch.full(index.shape, float("nan"), device=index.device)
         values = {"index": index, "yaw": yaw.to(torch.float64), **columns}
         for name in self.columns:
-            getattr(self, name).append(values[name].detach()[keep])
+            rows: list[Tensor] = getattr(self, name)
+            rows.append(values[name].detach()[keep])
+            if len(rows) >= _BATCHES_KEPT_APART:
+                rows[:] = [torch.cat(rows)]
 
     def _rows(self) -> dict[str, Tensor]:
         index = getattr(self, "index")  # noqa: B009  (a state: a list, or one tensor after synchronisation)
