@@ -29,7 +29,8 @@ def dense_memory() -> None:
         peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
     seconds = time.process_time() - start
     print(
-        f"dense 3D NME, {FACES} x {POINTS} points in batches of {BATCH}: {seconds:.1f} CPU seconds, value {metric.compute():.5f}"
+        f"dense 3D NME, {FACES} x {POINTS} points in batches of {BATCH}: {seconds:.1f} CPU seconds, "
+        f"value {metric.compute():.5f}"
     )
     third = len(peaks) // 3
     print(f"  peak memory after {third} and {len(peaks)} batches: {peaks[third - 1]:.0f} and {peaks[-1]:.0f} MiB")
@@ -46,9 +47,8 @@ def icp_speed() -> None:
     preds, target, size = torch.from_numpy(moved)[None], torch.from_numpy(surface)[None], torch.tensor([90.0])
     start = time.process_time()
     ours = float(functional.iterative_closest_point_error(preds, target, size=size)[0])
-    print(
-        f"ICP, {ICP_POINTS} x {ICP_POINTS} points: {time.process_time() - start:.2f} CPU seconds, error {100 * ours:.4f} %"
-    )
+    seconds = time.process_time() - start
+    print(f"ICP, {ICP_POINTS} x {ICP_POINTS} points: {seconds:.2f} CPU seconds, error {100 * ours:.4f} %")
     try:
         import trimesh
     except ImportError:

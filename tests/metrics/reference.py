@@ -78,11 +78,12 @@ def nme(preds: Array, target: Array, normalizer: str = "bbox", depth: str = "raw
     return float(sum(np.sqrt(((p - g) ** 2).sum()) for p, g in zip(preds, target)) / len(preds) / size)
 
 
-def icp(source: Array, target: Array, with_scale: bool, iterations: int) -> Array:
-    """Brute-force nearest points and Horn's alignment, from the start position in every iteration."""
-    moved = source
-    for _ in range(iterations):
-        nearest = target[np.linalg.norm(moved[:, None] - target[None], axis=-1).argmin(1)]
-        moved = horn(source, nearest, with_scale)
-    distances: Array = np.linalg.norm(moved[:, None] - target[None], axis=-1).min(1)
-    return distances
+def icp(source: Array, target: Array, with_scale: bool) -> Array:
+    """Brute-force nearest points and Horn's alignment, from the start position each time, until no match changes."""
+    moved, matches = source, None
+    while True:
+        distances: Array = np.linalg.norm(moved[:, None] - target[None], axis=-1)
+        nearest = distances.argmin(1)
+        if matches is not None and (nearest == matches).all():
+            return distances.min(1)
+        moved, matches = horn(source, target[nearest], with_scale), nearest
