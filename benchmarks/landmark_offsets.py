@@ -1,0 +1,58 @@
+"""Do the landmarks mean the same on synthetic faces as on photographs? Mean signed offset of each landmark.
+
+A method that was trained on synthetic faces is run on AFLW2000-3D (`LIGHTNING_FACES_DATA`). Random errors average out
+over the photographs; what stays is bias, and a landmark that is defined at another point of the face shows as an offset
+of its own. Offsets are in percent of the face size, x to the image right and y down, over near-frontal faces
+(|yaw| <= 30 degrees), in which left and right are what they seem.
+
+    python benchmarks/landmark_offsets.py runs/quickstart/zhao2016/checkpoints/best.ckpt
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from datamodules import AFLW20003D
+from lightning_faces.geometry.landmarks import REGIONS_68
+from lightning_faces.methods import Zhao2016
+
+
+def offsets(checkpoint: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """Signed offsets ``[N, 68, 2]`` over the face size, and yaw ``[N]`` in degrees."""
+    method = Zhao2016.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True).eval()
+    data = AFLW20003D(image_size=method.image_size, num_workers=0)
+    data.setup("test")
+    rows, yaw = [], []
+    with torch.inference_mode():
+        for batch in data.test_dataloader():
+            error = method.predict_faces(batch).landmarks - batch["landmarks"]
+            rows.append(error[..., :2] / batch["face_size"][:, None, None])
+            yaw.append(batch["yaw"])
+    return torch.cat(rows), torch.cat(yaw)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path, help="a checkpoint of Zhao2016")
+    error, yaw = offsets(parser.parse_args().checkpoint)
+    error = error[yaw.abs() <= 30] * 100
+    mean, deviation = error.mean(dim=0), error.std(dim=0) / len(error) ** 0.5
+    table = Table(title=f"mean signed offset over {len(error)} photographs, % of the face size")
+    for heading in ("region", "x", "y", "largest: landmark", "x", "y", "standard error"):
+        table.add_column(heading, justify="left" if heading == "region" else "right")
+    for region, indices in REGIONS_68.items():
+        part = mean[list(indices)]
+        worst = list(indices)[int(part.norm(dim=-1).argmax())]
+        numbers = [*part.mean(dim=0).tolist(), worst, *mean[worst].tolist(), float(deviation[worst].norm())]
+        table.add_row(region, *(f"{n:+.2f}" if isinstance(n, float) else str(n) for n in numbers))
+    Console().print(table)
+    print(f"mean length of the 68 offsets: {float(mean.norm(dim=-1).mean()):.2f} %")
+
+
+if __name__ == "__main__":
+    main()
