@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -17,7 +18,7 @@ EXIT_CODE = 128 + signal.SIGTERM
 
 
 class GracefulStop(Callback):
-    """On SIGTERM, finishes the step, saves ``last.ckpt`` and exits with 143, on all ranks.
+    """On SIGTERM, finishes the step, saves ``last.ckpt`` and exits with 143 (0 under W&B's agent), on all ranks.
 
     Lightning's own handler exits with 0, as if the training had ended, and a DDP run hangs when a single rank gets the
     signal. Here the ranks agree on it every few steps, as each agreement synchronises them. A second signal ends the
@@ -64,5 +65,6 @@ class GracefulStop(Callback):
                 f"--ckpt_path last continues from {folder / 'last.ckpt'}.",
                 file=sys.stderr,
             )
-        # Lightning kills rank 0 while it ends when it sees another rank fail.
-        sys.exit(EXIT_CODE if trainer.is_global_zero else 0)
+        # Lightning kills rank 0 while it ends when it sees another rank fail. W&B's agent, which stops a trial by this
+        # signal, gives up after some trials with an exit code other than 0.
+        sys.exit(EXIT_CODE if trainer.is_global_zero and "WANDB_SWEEP_ID" not in os.environ else 0)

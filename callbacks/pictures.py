@@ -112,13 +112,15 @@ def log_picture(trainer: Trainer, key: str, picture: Image.Image, path: Path) ->
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.save(path)
+    # Lightning logs the values of the last step under this number.
+    step = max(trainer.global_step - 1, 0)
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
-            logger.log_image(key, [picture], step=trainer.global_step)
+            logger.log_image(key, [picture], step=step)
         elif (add_image := getattr(getattr(logger, "experiment", None), "add_image", None)) is not None:  # TensorBoard
             array = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
             image = array.view(picture.height, picture.width, 3)
-            add_image(key, image, trainer.global_step, dataformats="HWC")
+            add_image(key, image, step, dataformats="HWC")
 
 
 class ContactSheet(Callback):

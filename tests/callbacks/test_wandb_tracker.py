@@ -12,6 +12,7 @@ import pytest
 from callbacks import BestCheckpoint, ContactSheet, LastCheckpoint, WandbTracker
 from callbacks.wandb_tracker import chosen_mode
 from tests.callbacks.training import data, method, trainer
+from tests.wandb_server import StandIn
 
 KEY = "0123456789" * 4
 
@@ -96,3 +97,24 @@ def test_a_server_that_fails_and_a_missing_key(
     assert "answers with status 503. The run goes on offline" in capsys.readouterr().err
     server.shutdown()
     server.server_close()
+
+
+def test_an_online_run_reaches_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import wandb
+
+    with StandIn() as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        tracker = WandbTracker(tmp_path, mode="online", project="p", id="r1", log_checkpoints=False)
+        tracker.log_hyperparams({"model": {"lr": 0.1}})
+        run = trainer(tmp_path, [ContactSheet()], tracker, max_epochs=2, log_every_n_steps=1)
+        run.fit(method(), data())
+        wandb.finish()
+        kept = server.runs["r1"]
+    rows = [row for row in kept.history if "val/nme" in row]
+    assert [row["epoch"] for row in rows] == [0, 1]
+    assert rows[1]["val/nme"] == pytest.approx(float(run.callback_metrics["val/nme"]))
+    assert kept.config["model"] == {"lr": 0.1}
+    assert kept.summary["trainer/global_step"] == 9
+    assert any(name.startswith("media/images/val/faces") for name in kept.uploaded)
+    assert kept.exit_code == 0
