@@ -429,13 +429,13 @@ def _shared_num_identity(trainer: Trainer, pl_module: LightningModule) -> int | 
 
 
 def _draw(trainer: Trainer, pl_module: LightningModule, loader: Any, indices: list[int]) -> NDArray[np.uint8]:
-    """The samples with true (green) and predicted (red) landmarks, uint8 ``[N, H, W, 3]``."""
+    """The samples side by side with true (green) and predicted (red) landmarks, uint8 ``[H, W, 3]``."""
     batch = loader.collate_fn([loader.dataset[i] for i in indices])
     batch = trainer.strategy.batch_to_device(batch, pl_module.device)
     with torch.no_grad(), trainer.precision_plugin.forward_context():
         prediction = pl_module.predict_faces(batch)  # type: ignore[operator]
     faces = faces_of_batch(batch, prediction, len(indices))
-    return np.stack([np.asarray(contact_sheet([face], tile=FACE_PIXELS, columns=1)) for face in faces])
+    return np.asarray(contact_sheet(faces, tile=FACE_PIXELS, columns=len(faces)))
 
 
 def _speed(trainer: Trainer, pl_module: LightningModule, batch: Any) -> Speed:

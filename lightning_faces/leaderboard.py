@@ -296,7 +296,7 @@ def _cells(board: Board, row: Row, with_intervals: bool = True) -> list[str]:
     record = row.entry.record
     first = board.metrics[0] if board.metrics else ""
     rank = str(row.rank[first]) + ("=" if row.tied[first] else "") if first in row.rank else "–"
-    method = record.method if record.training.converged else f"{record.method} †"
+    method = record.method if record.training.converged or record.method == BASELINE else f"{record.method} †"
     cells = [rank, method, record.run]
     for metric in board.metrics:
         value = record.metrics.get(metric)
@@ -315,7 +315,7 @@ def _notes(board: Board) -> list[str]:
     notes = [f"{letter}: {text}." for letter, text in board.settings.items()]
     if any(row.tied.get(metric) for row in board.rows for metric in board.metrics[:1]):
         notes.append("=: the difference to the best of the setting could be chance (paired bootstrap, 95 %).")
-    if any(not row.entry.record.training.converged for row in board.rows):
+    if any(cells[1].endswith("†") for cells in (_cells(board, row) for row in board.rows)):
         notes.append("†: not trained to convergence.")
     if any(row.entry.record.method == BASELINE for row in board.rows):
         notes.append(f"{BASELINE} is the baseline: the training set's mean landmarks placed in the crop.")
@@ -428,11 +428,16 @@ def _label(row: Row) -> str:
 
 
 def _chart(
-    name: str, series: Sequence[tuple[str, Sequence[tuple[float, float]]]], x_label: str, y_label: str, x_max: float
+    name: str,
+    series: Sequence[tuple[str, Sequence[tuple[float, float]]]],
+    x_label: str,
+    y_label: str,
+    x_max: float,
+    y_max: float = 0.0,
 ) -> str:
-    """A line chart as inline SVG; both axes start at 0."""
+    """A line chart as inline SVG; both axes start at 0, and y reaches ``y_max`` at least."""
     width, height, left, right, top, bottom = 560, 320, 52, 12, 28, 44
-    y_max = max((y for _, points in series for _, y in points), default=1.0)
+    y_max = max([y_max, *(y for _, points in series for _, y in points)]) or 1.0
     step = next(s for e in range(-3, 6) for s in (10**e, 2 * 10**e, 5 * 10**e) if y_max <= 6 * s)
     y_max = step * max(1, -(-y_max // step))
 
@@ -497,30 +502,32 @@ def error_by_yaw(entry: Entry) -> list[tuple[float, float]]:
 
 
 def _faces(row: Row) -> str:
-    figures = []
-    for name, picture, at in zip(
-        ("best", "median", "worst"), row.entry.samples["faces"], row.entry.samples["faces_row"].tolist()
-    ):
-        buffer = io.BytesIO()
-        Image.fromarray(picture).save(buffer, format="PNG", optimize=True)
-        data = base64.b64encode(buffer.getvalue()).decode()
-        sample = str(row.entry.samples["sample_id"][at])
-        caption = f"{name}: {100 * row.entry.samples['nme'][at]:.2f} % · {sample}"
-        figures.append(
-            f'<figure><img alt="{html.escape(caption)}" src="data:image/png;base64,{data}">'
-            f"<figcaption>{html.escape(caption)}</figcaption></figure>"
-        )
-    return f'<section class="faces"><h4>{html.escape(_label(row))}</h4>{"".join(figures)}</section>'
+    samples = row.entry.samples
+    buffer = io.BytesIO()
+    Image.fromarray(samples["faces"]).save(buffer, format="PNG", optimize=True)
+    caption = ", ".join(
+        f"{name} {100 * samples['nme'][at]:.2f} % ({samples['sample_id'][at]})"
+        for name, at in zip(("best", "median", "worst"), samples["faces_row"].tolist())
+    )
+    text = html.escape(f"{_label(row)}: {caption}")
+    source = base64.b64encode(buffer.getvalue()).decode()
+    return f'<figure><figcaption>{text}</figcaption><img alt="{text}" src="data:image/png;base64,{source}"></figure>'
 
 
 def _html_table(headings: Sequence[str], rows: Iterable[tuple[str, Sequence[tuple[str, Any]]]]) -> str:
     head = "".join(f'<th scope="col"><button type="button">{html.escape(name)}</button></th>' for name in headings)
     body = []
     for kind, cells in rows:
-        inside = "".join(f'<td data-value="{html.escape(str(v))}">{html.escape(text)}</td>' for text, v in cells)
+        inside = "".join(f'<td data-value="{html.escape(str(v))}">{_two_lines(text)}</td>' for text, v in cells)
         body.append(f'<tr class="{kind}">{inside}</tr>')
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
     return f'<div class="wide">{table}</div>'
+
+
+def _two_lines(text: str) -> str:
+    """A value with its interval below it."""
+    value, bracket, end = html.escape(text).partition(" [")
+    return f"{value}<br><small>[{end}</small>" if bracket else value
 
 
 def _board_rows(board: Board) -> Iterable[tuple[str, list[tuple[str, Any]]]]:
@@ -552,7 +559,7 @@ def to_html(found: Sequence[Board], problems: Sequence[str]) -> str:
         by_yaw = [(label, error_by_yaw(row.entry)) for label, row in zip(labels, rows)]
         parts.append('<div class="charts">')
         parts.append(
-            _chart("Cumulative error distribution", curves, "2D NME (%)", "fraction of faces", 100 * CURVE_END)
+            _chart("Cumulative error distribution", curves, "2D NME (%)", "fraction of faces", 100 * CURVE_END, 1.0)
         )
         if any(points for _, points in by_yaw):
             parts.append(_chart("Error by yaw", by_yaw, "|yaw| (degrees, steps of 10)", "mean 2D NME (%)", 100))

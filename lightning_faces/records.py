@@ -212,8 +212,8 @@ def read_samples(path: str | Path, record: Record) -> dict[str, NDArray[Any]]:
 
     Returns:
         ``index`` int64 ``[N]``, ``sample_id`` ``[N]``, ``yaw`` ``[N]`` degrees (NaN: unknown), ``subject`` int64
-        ``[N]``, one float64 ``[N]`` array per metric (NaN: not scored), and the pictures ``faces`` uint8
-        ``[3, H, W, 3]`` of the best, median and worst sample with their positions ``faces_row`` ``[3]``.
+        ``[N]``, one float64 ``[N]`` array per metric (NaN: not scored), and the picture ``faces`` uint8
+        ``[H, W, 3]`` of the best, median and worst sample side by side, with their positions ``faces_row`` ``[3]``.
 
     Raises:
         DataError: If the file cannot be read.

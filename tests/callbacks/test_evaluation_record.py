@@ -171,13 +171,11 @@ def test_best_median_and_worst_faces_are_drawn(written: Path) -> None:
     samples = read_samples(path, read_record(path))
     order = np.argsort(expected_nme())
     assert samples["faces_row"].tolist() == [order[0], order[10], order[21]]
-    faces = samples["faces"]
-    assert faces.shape[0] == 3
-    assert faces.shape[1] >= 192
-    green = (faces[..., 1] > 200) & (faces[..., 0] < 80)
-    red = (faces[..., 0] > 240) & (faces[..., 1] < 80)
-    assert bool((green.sum(axis=(1, 2)) > 100).all())
-    assert bool((red.sum(axis=(1, 2)) > 100).all())
+    for number in range(3):
+        face = samples["faces"][:, number * 196 : (number + 1) * 196].astype(int)
+        green = (face[..., 1] > 200) & (face[..., 0] < 80)
+        red = (face[..., 0] > 240) & (face[..., 1] < 80)
+        assert min(green.sum(), red.sum()) > 100
 
 
 def test_the_same_run_twice_replaces_its_record(written: Path) -> None:
