@@ -15,6 +15,7 @@ from PIL import Image
 from scipy.io import savemat
 from scipy.spatial import Delaunay
 
+from lightning_faces.geometry.landmarks import SCHEMES
 from lightning_faces.morphable import MorphableModel
 
 SIZE = 450  # "AFLW2000: imageNNNNN.{jpg,mat}, all 450x450 RGB" (FACTS.md A, Layout)
@@ -206,4 +207,32 @@ def write_300w_3d(folder: Path, photographs: int = 3, seed: int = 0) -> Path:
             path = folder / subset / f"{subset}_{number}.jpg"
             write_photograph(path, rng)
             savemat(path.with_suffix(".mat"), fields)
+    return folder
+
+
+def write_table(
+    folder: Path,
+    rows: int,
+    scheme: str,
+    seed: int = 0,
+    depth: bool = True,
+    **columns: list[str] | list[int] | list[float],
+) -> Path:
+    """The platform's own import layout (``datamodules/table.py``), as CSV; the 68 points give those of the scheme."""
+    rng = np.random.default_rng(seed)
+    groups = SCHEMES[scheme].groups or tuple((i,) for i in range(int(scheme)))
+    header = ["file", *columns]
+    axes = "xyz" if depth else "xy"
+    header += [f"{axis}{i}" for i in range(len(groups)) for axis in axes]
+    lines = [",".join(header)]
+    for row in range(rows):
+        name = f"pictures/{row:04d}.jpg"
+        write_photograph(folder / name, rng, 120)
+        points = project(face_points() * 1000, random_pose_para(rng, 120), 120) - (1, 1, 0)
+        points[:, 2] -= points[:, 2].mean()  # "z zero-mean" (FACTS.md B, 3DFAW)
+        values = [points[list(group)].mean(axis=0) for group in groups]
+        cells = [name, *(str(column[row]) for column in columns.values())]
+        cells += [f"{value:.4f}" for point in values for value in point[: len(axes)]]
+        lines.append(",".join(cells))
+    (folder / "annotations.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder
