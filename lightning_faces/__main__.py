@@ -65,7 +65,9 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.exit(2)
     module, function = COMMANDS[command][0].split(":")
     run = getattr(import_module(module), function)
-    run(arguments if module == "lightning_faces.cli" else arguments[1:])
+    code = run(arguments if module == "lightning_faces.cli" else arguments[1:])
+    if isinstance(code, int) and code:
+        sys.exit(code)
 
 
 if __name__ == "__main__":
