@@ -458,7 +458,7 @@ def _speed(trainer: Trainer, pl_module: LightningModule, batch: Any) -> Speed:
     else:
         name, memory = _cpu_name(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     count = len(batch["index"])
-    return Speed(count / float(np.median(times)), count, name, torch.get_num_threads(), int(memory))
+    return Speed(count / min(times), count, name, torch.get_num_threads(), int(memory))
 
 
 def _cpu_name() -> str:

@@ -70,7 +70,7 @@ class Speed:
     """What prediction costs, measured after the evaluation with the same weights.
 
     Attributes:
-        images_per_second: Batch size over the median time of ``predict_faces``, without loading.
+        images_per_second: Batch size over the shortest time of ``predict_faces``, without loading.
         batch_size: Faces per call.
         device: Name of the device that it was measured on.
         threads: CPU threads of torch.
