@@ -15,6 +15,9 @@ import yaml
 import tests.fakes.noise_faces  # noqa: F401 - makes NoiseFaces a short name
 from lightning_faces.__main__ import COMMANDS, main
 from lightning_faces.cli import main as cli_main
+from tests.parse_only import ParseOnly
+
+ROOT = Path(__file__).resolve().parent.parent
 
 MODEL = ["--model", "Zhao2016", "--model.image_size=32", "--model.hidden=8", "--model.channels=[2,2,2,2]"]
 DATA = ["--data", "NoiseFaces"]
@@ -169,3 +172,12 @@ def test_configurations_are_composed_and_later_ones_win(tmp_path: Path) -> None:
     (tmp_path / "b.yaml").write_text("model: {class_path: Zhao2016, init_args: {image_size: 32, hidden: 8}}\n")
     cli_main(["fit", "-c", "a.yaml", "-c", "b.yaml", "--trainer.fast_dev_run=true", "--data.train_size=6", *FAST])
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "trainer").glob("*.yaml")), ids=lambda path: path.stem)
+def test_trainer_configurations_are_accepted(path: Path) -> None:
+    cli = ParseOnly(["fit", *MODEL, *DATA, "--config", str(path)])
+    assert cli.options.trainer.accelerator == ("cpu" if path.stem == "cpu" else "gpu")
+    # The defaults that make a run folder are still there.
+    assert any(callback.class_path == "callbacks.LastCheckpoint" for callback in cli.options.trainer.callbacks)
+    assert any(plugin.class_path == "callbacks.AtomicCheckpointIO" for plugin in cli.options.trainer.plugins)

@@ -15,15 +15,13 @@ import pytest
 import yaml
 from PIL import Image
 
-from datamodules.base import FaceDataModule
-from lightning_faces.cli import FacesCLI, FacesParser
-from lightning_faces.methods.base import FaceMethod
 from lightning_faces.sweep import (
     command_line,
     main,
     parallel_coordinates,
     read_values,
 )
+from tests.parse_only import ParseOnly
 from tests.wandb_server import StandIn
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -58,16 +56,6 @@ def results(folder: str = "runs/sweep-s") -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-class ParseOnly(FacesCLI):
-    """Parses and makes the model, and nothing else."""
-
-    def instantiate_classes(self) -> None:
-        self.model = self.parser.instantiate(self.config)[self.config.subcommand].model
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        pass
-
-
 def every_value(parameter: dict[str, Any]) -> list[Any]:
     if "values" in parameter:
         return list(parameter["values"])
@@ -83,10 +71,7 @@ def test_every_key_and_value_of_the_sweeps_fits_the_command_line(path: Path, mon
         chosen = {key: options[number % len(options)] for key, options in values.items()}
         words = command_line(config, chosen)
         assert words[1:4] == ["-m", "lightning_faces", "fit"]
-        cli = ParseOnly(
-            FaceMethod, FaceDataModule, parser_class=FacesParser, subclass_mode_model=True, subclass_mode_data=True,
-            auto_configure_optimizers=False, save_config_callback=None, args=words[3:],
-        )  # fmt: skip
+        cli = ParseOnly(words[3:])
         resolved = cli.options.as_dict()
         for key, value in chosen.items():
             found: Any = resolved
@@ -96,7 +81,6 @@ def test_every_key_and_value_of_the_sweeps_fits_the_command_line(path: Path, mon
     # What the sweep and its early termination look at is logged by validation, and steers the checkpoints too.
     logged = {"val/loss", *cli.model.val_metrics.keys(keep_base=False)}
     assert config["metric"]["name"] in logged
-    os.environ.pop("LIGHTNING_FACES_RUN_FOLDER", None)
 
 
 def test_command_line_fills_in_the_macros() -> None:
