@@ -15,12 +15,15 @@ from lightning_faces.rendering.renderer import Raster, VertexNormals, rasterize_
 WEIGHTS = {"landmarks": 16.0, "features": 4.0, "face": 3.0, "neck": 0.0}
 """Weights of the position map's regions (Feng et al. 2018, section 3.2): 68 points, eyes-nose-mouth, face, neck."""
 
+NORMAL_RADIUS = 8.0
+"""Millimetres around a landmark over which the surface normal is averaged."""
+
 
 class FaceMaps(nn.Module):
     """Target maps of a face model.
 
-    The *face region* is what the model's UV map covers (all of the mesh where it has none): hair, ears, neck and the inside
-    of the mouth, which no photograph shows reliably, are not in it.
+    The *face region* is what the model's UV map covers (all of the mesh where it has none). The embedded model's leaves
+    out the scalp, the lower neck and the inside of the mouth.
 
     Args:
         model: The face model.
@@ -30,7 +33,7 @@ class FaceMaps(nn.Module):
 
     region: Tensor
     region_faces: Tensor
-    texel: Tensor
+    covered: Tensor
     texel_corners: Tensor
     texel_weights: Tensor
     outer_faces: Tensor
@@ -55,33 +58,43 @@ class FaceMaps(nn.Module):
         self._add_landmark_rings(model)
 
     def _add_texels(self, model: MorphableModel) -> None:
-        """Which triangle each texel's centre lies in, and where: the position map is then one weighted sum."""
+        """Which triangle each texel's centre lies in, and where: the position map is then one weighted sum.
+
+        Texels in the holes (eyes, mouth) and around the face continue the nearest triangle, so that reading the map
+        bilinearly next to a rim mixes in nothing foreign.
+        """
         side = self.position_map_size
+        covered = torch.zeros(side * side, dtype=torch.bool)
         if model.uv is None or model.uv_faces is None or model.uv_face_ids is None:
-            texel, corners, weights = (
-                torch.zeros(0, dtype=torch.int64),
-                torch.zeros(0, 3, dtype=torch.int64),
-                torch.zeros(0, 3),
-            )
+            corners, weights = torch.zeros(0, 3, dtype=torch.int64), torch.zeros(0, 3)
         else:
-            uv = model.uv.detach().cpu()
-            flat = torch.cat((uv * side - 0.5, torch.zeros(uv.shape[0], 1)), dim=1)
-            raster = rasterize_image(flat[None], model.uv_faces.cpu(), side)
-            texel, weights = raster.pixel, raster.weights
-            corners = model.faces.cpu()[model.uv_face_ids.cpu()[raster.face]]
-        self.register_buffer("texel", texel, persistent=False)
-        self.register_buffer("texel_corners", corners, persistent=False)
-        self.register_buffer("texel_weights", weights, persistent=False)
+            uv, uv_faces = model.uv.detach().cpu() * side - 0.5, model.uv_faces.cpu()
+            raster = rasterize_image(nn.functional.pad(uv, (0, 1))[None], uv_faces, side)
+            covered[raster.pixel] = True
+            steps = torch.arange(side * side)
+            place = torch.stack((steps % side, torch.div(steps, side, rounding_mode="floor")), dim=1).float()
+            triangle = torch.zeros(side * side, dtype=torch.int64)
+            triangle[raster.pixel] = raster.face
+            triangle[~covered], place[~covered] = _continue_outside(place[~covered], uv, uv_faces)
+            weights = _barycentric(place, uv[uv_faces[triangle]])
+            corners = model.faces.cpu()[model.uv_face_ids.cpu()[triangle]]
+        device = model.mean.device
+        self.register_buffer("covered", covered.to(device), persistent=False)
+        self.register_buffer("texel_corners", corners.to(device), persistent=False)
+        self.register_buffer("texel_weights", weights.to(device), persistent=False)
 
     def _add_landmark_rings(self, model: MorphableModel) -> None:
-        """The outer surface around each landmark: its triangle and those of the face region that touch it."""
+        """The outer surface around each landmark: its own triangle and those of the face region within a radius."""
         triangles = model.landmark_embeddings["bfm"][0] if "bfm" in model.landmark_embeddings else model.faces[:0, 0]
         outer = self.region.clone()
         outer[triangles] = True
-        faces = model.faces[outer].cpu()
+        faces, mean = model.faces[outer].cpu(), model.mean.cpu()
+        centres = mean[faces].mean(1)
         rings, offsets, total = [torch.zeros(0, dtype=torch.int64)], [], 0
-        for triangle in triangles.tolist():
-            ring = torch.nonzero(torch.isin(faces, model.faces[triangle].cpu()).any(1)).squeeze(1)
+        for triangle in triangles.cpu().tolist():
+            corners = model.faces[triangle].cpu()
+            near = (centres - mean[corners].mean(0)).norm(dim=1) < NORMAL_RADIUS
+            ring = torch.nonzero(near | torch.isin(faces, corners).all(1)).squeeze(1)
             rings.append(ring)
             offsets.append(total)
             total += ring.numel()
@@ -92,7 +105,7 @@ class FaceMaps(nn.Module):
         )
 
     def rasterize(self, vertices: Tensor) -> tuple[Raster, Tensor]:
-        """The pixels that show the face region of vertices ``[B, V, 3]`` (image frame), hidden by the head's own parts only.
+        """The pixels that show the face region of vertices ``[B, V, 3]`` (image frame), hidden by the head alone.
 
         Returns:
             The raster of the whole head, and the rows of it that belong to the region.
@@ -113,7 +126,7 @@ class FaceMaps(nn.Module):
             shapes: The vertices in the object frame, mm ``[B, V, 3]``.
 
         Returns:
-            The place on the mean face ``[B, 3, H, W]`` and the offset from it ``[B, 3, H, W]`` of what each pixel shows,
+            Of what each pixel shows, the place on the mean face and the offset from it, ``[B, 3, H, W]`` each, in
             object-frame mm, 0 outside the mask; their sum is the surface. And the mask ``[B, 1, H, W]``.
         """
         mean = self.model.mean
@@ -157,7 +170,8 @@ class FaceMaps(nn.Module):
             vertices: ``[B, V, 3]`` image frame.
 
         Returns:
-            ``[B, 3, U, U]`` image-frame x, y, z of the surface point of each texel, 0 where :meth:`uv_mask` is 0.
+            ``[B, 3, U, U]`` image-frame x, y, z of the surface point of each texel; where :meth:`uv_mask` is 0 the
+            nearest surface goes on.
 
         Raises:
             ConfigurationError: If the model has no UV map.
@@ -169,8 +183,7 @@ class FaceMaps(nn.Module):
         values = nn.functional.embedding_bag(
             self.texel_corners, rows, per_sample_weights=self.texel_weights.to(rows.dtype), mode="sum"
         )
-        image = values.new_zeros(side * side, batch * 3).index_copy(0, self.texel, values)
-        return image.reshape(side, side, batch, 3).permute(2, 3, 0, 1)
+        return values.reshape(side, side, batch, 3).permute(2, 3, 0, 1)
 
     def uv_mask(self) -> Tensor:
         """``[1, U, U]``: 1 at texels that belong to the face.
@@ -180,12 +193,10 @@ class FaceMaps(nn.Module):
         """
         self._need_uv()
         side = self.position_map_size
-        mask = self.texel_weights.new_zeros(side * side)
-        mask[self.texel] = 1.0
-        return mask.reshape(1, side, side)
+        return self.covered.to(self.texel_weights.dtype).reshape(1, side, side)
 
     def vertex_uv(self) -> tuple[Tensor, Tensor]:
-        """Mesh vertices that the UV map knows ``[N]`` and their UV coordinates ``[N, 2]``: reads a map back to vertices.
+        """Mesh vertices that the UV map knows ``[N]`` and their UV coordinates ``[N, 2]``, to read a map back.
 
         Raises:
             ConfigurationError: If the model has no UV map.
@@ -214,8 +225,8 @@ class FaceMaps(nn.Module):
         missing = sorted({"eye", "nose", "mouth", "face", "neck"} - set(masks))
         if missing:
             raise ConfigurationError(
-                f"Face model {self.model.name!r} has no region {', '.join(missing)}: import it with landmarks so that they "
-                "can be derived."
+                f"Face model {self.model.name!r} has no region {', '.join(missing)}: import it with landmarks, so "
+                "that they can be derived."
             )
         features = masks["eye"] | masks["nose"] | masks["mouth"]
         per_vertex = torch.full((self.model.num_vertices,), WEIGHTS["face"], device=features.device)
@@ -224,13 +235,12 @@ class FaceMaps(nn.Module):
         side = self.position_map_size
         # A texel takes the weight of the corner it is nearest to.
         nearest = self.texel_corners.gather(1, self.texel_weights.argmax(1, keepdim=True))[:, 0]
-        weights = self.texel_weights.new_zeros(side * side)
-        weights[self.texel] = per_vertex[nearest].to(weights)
+        weights = torch.where(self.covered, per_vertex[nearest].to(self.texel_weights.dtype), 0.0)
         weights[self.landmark_texels()] = WEIGHTS["landmarks"]
         return weights.reshape(1, side, side)
 
     def landmark_uv(self) -> Tensor:
-        """UV coordinates ``[68, 2]`` of the landmarks "bfm"; those outside the UV map get their nearest known vertex's."""
+        """UV coordinates ``[68, 2]`` of the landmarks "bfm"; outside the UV map, their nearest known vertex's."""
         vertices, uv = self.vertex_uv()
         triangle, barycentric = self.model.landmark_embeddings["bfm"]
         corners = self.model.faces[triangle]
@@ -287,6 +297,48 @@ class FaceMaps(nn.Module):
     def _need_uv(self) -> None:
         if self.model.uv is None:
             raise ConfigurationError(
-                f"Face model {self.model.name!r} has no UV map, which position maps need: import the model again (a UV map "
-                "is derived) or use the model 'embedded'."
+                f"Face model {self.model.name!r} has no UV map, which position maps need: import the model again (a UV "
+                "map is derived) or use the model 'embedded'."
             )
+
+
+def _barycentric(place: Tensor, corners: Tensor) -> Tensor:
+    """Weights ``[N, 3]`` of places ``[N, 2]`` in triangles ``[N, 3, 2]``, extrapolating by at most a triangle."""
+    a, b, c = corners.double().unbind(1)
+    ab, ac, ap = b - a, c - a, place.double() - a
+    area = ab[:, 0] * ac[:, 1] - ab[:, 1] * ac[:, 0]
+    area = torch.where(area.abs() < 1e-9, torch.inf, area)  # no area: its first corner
+    second = (ap[:, 0] * ac[:, 1] - ap[:, 1] * ac[:, 0]) / area
+    third = (ab[:, 0] * ap[:, 1] - ab[:, 1] * ap[:, 0]) / area
+    weights = torch.stack((1.0 - second - third, second, third), dim=1)
+    inside = weights.clamp_min(0.0)
+    far = weights.amin(1, keepdim=True) < -1.0
+    return torch.where(far, inside / inside.sum(1, keepdim=True), weights).float()
+
+
+def _continue_outside(place: Tensor, uv: Tensor, uv_faces: Tensor) -> tuple[Tensor, Tensor]:
+    """Nearest triangle at the border of a UV map, and the place to read it at.
+
+    Args:
+        place: ``[N, 2]`` in texels, outside the map.
+        uv: ``[V_uv, 2]`` in texels.
+        uv_faces: ``[F_uv, 3]``.
+
+    Returns:
+        Triangles ``[N]`` and places ``[N, 2]``, no further than 1.5 texels from the border.
+    """
+    edges = torch.cat((uv_faces[:, [0, 1]], uv_faces[:, [1, 2]], uv_faces[:, [2, 0]]))
+    owner = torch.arange(uv_faces.shape[0]).repeat(3)
+    _, inverse, counts = torch.unique(edges.sort(dim=1)[0], dim=0, return_inverse=True, return_counts=True)
+    border = counts[inverse] == 1
+    edges, owner = edges[border], owner[border]
+    start, edge = uv[edges[:, 0]], uv[edges[:, 1]] - uv[edges[:, 0]]
+    triangles, points = [], []
+    for some in torch.split(place, 4096):
+        along = ((some[:, None] - start) * edge).sum(-1) / edge.square().sum(-1).clamp_min(1e-12)
+        nearest = start + along.clamp(0.0, 1.0)[..., None] * edge
+        distance, which = (some[:, None] - nearest).norm(dim=-1).min(dim=1)
+        foot = nearest[torch.arange(some.shape[0]), which]
+        triangles.append(owner[which])
+        points.append(foot + (some - foot) * (1.5 / distance.clamp_min(1.5))[:, None])
+    return torch.cat(triangles), torch.cat(points)

@@ -16,13 +16,6 @@ from lightning_faces.rendering.renderer import bilinear_taps
 from lightning_faces.rendering.scene_mesh import (
     AXIS_Z,
     EYEBALL,
-    FRAME,
-    HAIR,
-    INSIDE,
-    LENS,
-    SKIN,
-    TEETH,
-    TORSO,
     SceneMesh,
 )
 
@@ -242,7 +235,7 @@ class FacePaint(nn.Module):
         strands = self._strands(azimuth, y, local)
         above = scene.hair_height(local.look["hairline"], azimuth, y, local.image)[None]
         above = above + (1.6 * strands + 3.0 * noise[4:5]) * local["hair_ragged"]
-        hair = torch.sigmoid(above / local["hair_soft"]) * local["hair"]
+        hair = torch.sigmoid(above / local["hair_soft"])
         skin = torch.lerp(skin, self._hair_colour(strands, local), hair)
         shine = torch.lerp(local["skin_gloss"], local["hair_gloss"], hair) + 0.8 * in_lip * local["lip_gloss"]
         return skin, shine * torch.exp(0.3 * noise[6:7])

@@ -1,7 +1,7 @@
 """What makes a rendered face look like a photograph: backgrounds, things in the way, and a camera's faults.
 
-All of it is batched torch on images ``[B, 3, H, W]``; all random numbers come in with the look. Colours here are display
-values (gamma-encoded) in [0, 1].
+All of it is batched torch on images ``[B, 3, H, W]``; all random numbers come in with the look. Colours here are
+display values (gamma-encoded) in [0, 1].
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ class Photograph(nn.Module):
         return kernels[:, 1:] @ image @ kernels[:, :1].transpose(-1, -2)
 
     def _jpeg(self, image: Tensor, scale: Tensor) -> Tensor:
-        """Quantise the 8x8 block DCT of luminance and (at half resolution) chrominance; scale ``[B, 1]`` as in libjpeg."""
+        """Quantise the 8x8 block DCT of luminance and (at half size) chrominance; scale ``[B, 1]`` as in libjpeg."""
         r, g, b = image.unbind(1)
         luma = 0.299 * r + 0.587 * g + 0.114 * b
         chroma = torch.stack((0.564 * (b - luma), 0.713 * (r - luma)), dim=1)

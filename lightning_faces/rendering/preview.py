@@ -1,4 +1,4 @@
-"""``lightning-faces preview``: a contact sheet of the synthetic faces that a configuration gives, targets drawn on top."""
+"""``lightning-faces preview``: a contact sheet of the synthetic faces that a configuration gives, targets on top."""
 
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ def read_options(path: str | None) -> SynthesisOptions:
     unknown = sorted(set(values) - set(known)) if isinstance(values, dict) else [str(values)]
     if unknown:
         raise ConfigurationError(
-            f"{path} sets {', '.join(map(str, unknown))}, which synthetic faces do not have: choose from {', '.join(known)}."
+            f"{path} sets {', '.join(map(str, unknown))}, which synthetic faces do not have: choose from "
+            f"{', '.join(known)}."
         )
     return SynthesisOptions(**values)
 

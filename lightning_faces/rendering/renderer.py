@@ -92,7 +92,7 @@ def sample_images(images: Tensor, place: Tensor, image: Tensor) -> Tensor:
 
     Args:
         images: ``[B, C, H, W]``.
-        place: ``[P, 2]``, u right and v down in [0, 1]; the centre of texel (i, j) is ``((j + 0.5) / W, (i + 0.5) / H)``.
+        place: ``[P, 2]``, u right, v down in [0, 1]; the centre of texel (i, j) is ``((j + 0.5) / W, (i + 0.5) / H)``.
         image: Int64 ``[P]``, which image.
 
     Returns:
@@ -141,8 +141,8 @@ def rasterize_image(
     y = ((height - 1) / 2 + _OFF_GRID[1] - vertices[..., 1]) * unit
     depth = vertices[..., 2]
     z = (depth.detach().amax(dim=1, keepdim=True) - depth) * unit + 1.0
-    points = torch.stack((x, y, z), dim=-1)
-    if vertices.device.type == "cpu" and vertices.dtype == torch.float32:
+    points = torch.stack((x, y, z), dim=-1).float()
+    if vertices.device.type == "cpu":
         start = (torch.arange(batch) * vertices.shape[1])[:, None, None]
         ids, _, weights = rasterize(
             points.reshape(-1, 3),

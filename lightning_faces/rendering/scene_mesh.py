@@ -1,8 +1,8 @@
 """The head of a face model with what surrounds it: shoulders, hair, glasses and teeth, as one mesh of fixed topology.
 
 Shapes are given in millimetres in the object frame of the embedded model; another model's head is brought there by a
-scale and a shift along y and z. Nothing here moves a vertex of the face model that a landmark or a target depends on: only
-what is drawn differs.
+scale and a shift along y and z. Nothing here moves a vertex of the face model that a landmark or a target depends on:
+only what is drawn differs.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class SceneMesh(nn.Module):
     Attributes:
         faces: ``[F, 3]``, the model's own first.
         parts: ``[F]``, one of SKIN ... TEETH.
-        canonical: ``[N, 3]``, positions on the mean face in the embedded model's frame: what a pixel's paint depends on.
+        canonical: ``[N, 3]``, positions on the mean face in the embedded model's frame; they decide a pixel's paint.
         visibility: ``[N, 64]``, how much light reaches a vertex from each of :attr:`directions`.
         directions: ``[64, 3]``, object frame.
     """
@@ -211,12 +211,12 @@ class SceneMesh(nn.Module):
 
     def _frame_template(self) -> tuple[Tensor, Tensor]:
         """Two rims (outer and inner ring each), a bridge of 4 points, two temples of 4 points each."""
-        points, faces = [], []
-        for side in (-1.0, 1.0):
+        points: list[Tensor] = []
+        faces = []
+        for _ in range(2):
             start = len(points) * _RIM_POINTS
             points += [self._rim(1.0, 1.0), self._rim(1.0, 1.0)]
             faces.append(_grid_faces(2, _RIM_POINTS, True, start))
-            del side
         rims = torch.cat(points)
         count = rims.shape[0]
         quads = [torch.tensor([[0, 1, 2], [1, 3, 2]]) + count + 4 * k for k in range(3)]
@@ -246,10 +246,8 @@ class SceneMesh(nn.Module):
         angle = torch.linspace(-1.15, 1.15, _TEETH_COLUMNS)
         rows, faces = [], []
         for k, heights in enumerate(((-30.0, -42.8), (-47.0, -58.0))):
-            for y in heights:
-                rows.append(
-                    torch.stack((25.0 * angle.sin(), torch.full_like(angle, y), 92.0 + 20.0 * angle.cos()), dim=-1)
-                )
+            x, z = 25.0 * angle.sin(), 92.0 + 20.0 * angle.cos()
+            rows += [torch.stack((x, torch.full_like(angle, y), z), dim=-1) for y in heights]
             faces.append(_grid_faces(2, _TEETH_COLUMNS, False, 2 * k * _TEETH_COLUMNS))
         return torch.cat(rows), torch.cat(faces)
 
@@ -442,7 +440,7 @@ class SceneMesh(nn.Module):
         )
         points = self.to_object(template) + shifted[:, [50, 52, 56, 58]].mean(1, keepdim=True)
         jaw = torch.einsum("bk,kc->bc", expression, self.jaw_moves)
-        upper, lower = points.split(2 * _TEETH_COLUMNS, dim=1)
+        upper, lower = torch.split(points, 2 * _TEETH_COLUMNS, dim=1)
         up = points.new_tensor([0.0, self.scale, 0.0])
         raised = look["teeth_height"][:, :, None, None] * up
         return torch.cat((upper + raised[:, 0], lower + raised[:, 1] + jaw[:, None]), dim=1)

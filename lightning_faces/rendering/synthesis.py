@@ -1,8 +1,8 @@
 """Synthetic photographs of faces with exact targets, from seeds: no photograph of a face and no trained weight goes in.
 
-A scene is drawn on the CPU from its seed (and its subject's) alone, so that sample i is the same in any batch, worker and
-process. Rendering is the same code on CPU and CUDA; on the CPU it goes image by image, which is faster there and makes
-the result independent of the batch.
+A scene is drawn on the CPU from its seed (and its subject's) alone, so that sample i is the same in any batch, worker
+and process. Rendering is the same code on CPU and CUDA; on the CPU it goes image by image, which is faster there and
+makes the result independent of the batch.
 """
 
 from __future__ import annotations
@@ -195,7 +195,7 @@ class FaceSynthesizer(nn.Module):
     # ---- drawing ----------------------------------------------------------------------------------------------------
 
     def sample(self, seeds: Sequence[int], yaw_thirds: bool = False, subject: Sequence[int] | None = None) -> Scene:
-        """Draw scenes; row i depends on ``seeds[i]``, ``subject[i]`` and the options alone.
+        r"""Draw scenes; row i depends on ``seeds[i]``, ``subject[i]`` and the options alone.
 
         Args:
             seeds: Non-negative integers of any size, one per picture.
@@ -261,8 +261,9 @@ class FaceSynthesizer(nn.Module):
         ):  # fmt: skip
             put_pair(name, view.happens(probability) * view.uniform(0.0, most))
         for name, probability, most in (
-            ("browInnerUp", 0.2, 0.9), ("mouthPucker", 0.1, 0.8), ("mouthFunnel", 0.1, 0.6), ("mouthRollLower", 0.1, 0.6),
-            ("mouthRollUpper", 0.08, 0.6), ("mouthShrugLower", 0.1, 0.6), ("mouthShrugUpper", 0.08, 0.5),
+            ("browInnerUp", 0.2, 0.9), ("mouthPucker", 0.1, 0.8), ("mouthFunnel", 0.1, 0.6),
+            ("mouthRollLower", 0.1, 0.6), ("mouthRollUpper", 0.08, 0.6), ("mouthShrugLower", 0.1, 0.6),
+            ("mouthShrugUpper", 0.08, 0.5),
             ("cheekPuff", 0.08, 0.7), ("jawForward", 0.08, 0.6), ("jawLeft", 0.07, 0.5), ("jawRight", 0.07, 0.5),
             ("mouthLeft", 0.07, 0.5), ("mouthRight", 0.07, 0.5),
         ):  # fmt: skip
@@ -304,7 +305,7 @@ class FaceSynthesizer(nn.Module):
         hair = _linear(hair_palette[_choose(pick, shares)]) * torch.exp(
             who.normal(std=0.2) + who.normal(std=0.08, count=3)
         )
-        dyed = who.happens(0.06) > 0.5
+        dyed = who.happens(0.05) > 0.5
         look["hair_colour"] = torch.where(dyed, who.uniform(0.0, 0.9, 3) ** 1.6, hair)
         look["hair_contrast"] = who.uniform(0.15, 0.55)
         look["hair_gloss"] = who.uniform(0.0, 0.35)
@@ -404,7 +405,6 @@ class FaceSynthesizer(nn.Module):
         line = line - sideburn * who.uniform(-12.0, 38.0)
         bald = who.happens(0.09) if self.options.hair else torch.ones_like(receding)
         look["hairline"] = line + bald * 400.0
-        look["hair"] = 1.0 - bald * who.happens(0.5) * 0.0
         short = who.uniform(0.5, 7.0)
         full = who.uniform(6.0, 26.0)
         huge = who.uniform(25.0, 60.0)
@@ -441,7 +441,7 @@ class FaceSynthesizer(nn.Module):
         angles = torch.cat((pitch, yaw, roll), dim=1) * (math.pi / 180.0)
         follow = torch.cat((view.uniform(0.0, 0.4), view.uniform(0.1, 1.0), view.uniform(0.0, 0.5)), dim=1)
         torso = angles * follow + view.normal(std=0.09, count=3)
-        distance = torch.where(view.happens(options.perspective) > 0.5, torch.exp(view.uniform(6.1, 7.6)), 1e6)
+        distance = torch.where(view.happens(options.perspective) > 0.5, torch.exp(view.uniform(6.1, 7.6)), 1e9)
         return {
             "angles": angles,
             "rotation": euler_to_matrix(angles),
@@ -462,7 +462,7 @@ class FaceSynthesizer(nn.Module):
             up = view.normal(0.5, 0.5)
             directions.append(torch.cat((around.sin() * up.cos(), up.sin(), around.cos() * up.cos()), dim=1))
             power = view.uniform(0.6, 1.6) if k == 0 else view.happens(0.5) * view.uniform(0.0, 1.2 if k == 1 else 1.6)
-            warm = view.normal(std=0.12)
+            warm = view.normal(0.05, 0.12)
             colours.append(power * torch.exp(torch.cat((warm, 0.0 * warm, -warm), 1) + view.normal(std=0.04, count=3)))
         light["light_directions"] = torch.cat(directions, dim=1)
         light["light_colours"] = torch.cat(colours, dim=1)
@@ -478,7 +478,7 @@ class FaceSynthesizer(nn.Module):
             light["light_colours"] = torch.cat((zero + 0.8, zero, zero), 1)
             light["sky"] = light["ground"] = zero + 0.5
         brightness = (look["skin"] * torch.tensor([[0.3, 0.6, 0.1]])).sum(1, keepdim=True)
-        key = 0.26 * (brightness / 0.3) ** 0.55 * torch.exp(view.normal(std=0.28))
+        key = 0.23 * (brightness / 0.3) ** 0.55 * torch.exp(view.normal(std=0.28))
         dark = view.happens(self.options.dark)
         light["key"] = key * torch.where(dark > 0.5, torch.exp(view.uniform(-2.6, -0.7)), 1.0)
         return light
@@ -487,11 +487,16 @@ class FaceSynthesizer(nn.Module):
         look: dict[str, Tensor] = {}
         options = self.options
         grey_base = view.uniform(0.02, 0.98)
-        look["bg_first"] = (grey_base + view.normal(std=0.12, count=3)).clamp(0.0, 1.0)
-        look["bg_second"] = (look["bg_first"] + view.normal(std=0.25) + view.normal(std=0.1, count=3)).clamp(0.0, 1.0)
+        extreme = view.uniform()
+        grey_base = torch.where(extreme < 0.16, 1.05, torch.where(extreme < 0.32, -0.02, grey_base))
+        vivid = 0.04 + 0.16 * view.uniform() ** 2
+        look["bg_first"] = (grey_base + vivid * view.normal(count=3)).clamp(0.0, 1.0)
+        look["bg_second"] = (look["bg_first"] + view.normal(std=0.2) + 0.6 * vivid * view.normal(count=3)).clamp(
+            0.0, 1.0
+        )
         direction, steep = view.uniform(0.0, 6.28), view.uniform(0.2, 3.0)
         look["bg_direction"] = torch.cat((direction.cos(), direction.sin()), 1) * steep
-        plain = view.happens(0.15)
+        plain = view.happens(0.2)
         shapes = []
         for _ in range(BACKGROUND_SHAPES):
             present = view.happens(0.6) * (1.0 - plain)
@@ -501,17 +506,19 @@ class FaceSynthesizer(nn.Module):
             ), 1))  # fmt: skip
         look["bg_shapes"] = torch.cat(shapes, 1)
         light_dark = view.uniform(0.0, 1.0, BACKGROUND_SHAPES).repeat_interleave(3, 1)
-        look["bg_colours"] = (light_dark + view.normal(std=0.13, count=3 * BACKGROUND_SHAPES)).clamp(0.0, 1.0)
+        look["bg_colours"] = (light_dark + vivid * view.normal(count=3 * BACKGROUND_SHAPES)).clamp(0.0, 1.0)
         look["bg_noise_scale"] = torch.exp(view.uniform(-2.8, 0.2, 2))
         look["bg_noise_offset"] = view.uniform(count=2)
         strength = view.uniform(0.0, 1.0) ** 1.5 * (1.0 - plain)
         look["bg_noise"] = strength * torch.cat((
-            view.normal(std=0.05, count=3), view.normal(std=0.2), view.normal(std=0.16), view.uniform(0.0, 0.05),
+            view.normal(std=0.04, count=3), view.normal(std=0.2), view.normal(std=0.16), view.uniform(0.0, 0.05),
         ), 1)  # fmt: skip
         look["bg_photo"] = view.happens(0.5)
         look["bg_photo_crop"] = view.uniform(count=5)
         if not options.backgrounds:
-            for key in ("bg_shapes", "bg_noise", "bg_direction", "bg_photo"):
+            present = torch.tensor([1.0] * 7 + [0.0], dtype=torch.float64).repeat(BACKGROUND_SHAPES)
+            look["bg_shapes"] = look["bg_shapes"] * present
+            for key in ("bg_noise", "bg_direction", "bg_photo"):
                 look[key] = torch.zeros_like(look[key])
             look["bg_second"] = look["bg_first"]
 
@@ -520,7 +527,7 @@ class FaceSynthesizer(nn.Module):
         skin = _linear(torch.tensor([200.0, 150.0, 120.0], dtype=torch.float64)) ** (1.0 / GAMMA)
         for k in range(OCCLUDERS):
             present = any_occluder * (1.0 if k == 0 else view.happens(0.4))
-            long = torch.exp(view.uniform(-2.2, -0.6))
+            long = torch.exp(view.uniform(-2.2, -0.8))
             occluders.append(torch.cat((
                 view.normal(std=0.5, count=2), view.uniform(0.0, 3.14), long, long * torch.exp(view.uniform(-1.6, 0.5)),
                 torch.exp(view.uniform(0.4, 2.0)), torch.exp(view.uniform(2.0, 4.0)),
@@ -534,8 +541,8 @@ class FaceSynthesizer(nn.Module):
         for _ in range(LINES):
             present = view.happens(0.07 if options.occluders else 0.0)
             lines.append(torch.cat((
-                view.uniform(0.0, 3.14), view.uniform(-0.6, 0.6), view.normal(std=0.3), torch.exp(view.uniform(-5.0, -2.8)),
-                view.uniform(0.0, 1.0, 2), present * view.uniform(0.5, 1.0),
+                view.uniform(0.0, 3.14), view.uniform(-0.6, 0.6), view.normal(std=0.3),
+                torch.exp(view.uniform(-5.0, -2.8)), view.uniform(0.0, 1.0, 2), present * view.uniform(0.5, 1.0),
             ), 1))  # fmt: skip
         look["lines"] = torch.cat(lines, 1)
         cut = view.uniform()
@@ -562,7 +569,7 @@ class FaceSynthesizer(nn.Module):
         look["brightness"] = view.normal(std=0.05)
         look["gamma"] = torch.exp(view.normal(std=0.14))
         noisy = view.uniform() ** 3
-        look["noise_luma"] = noisy * view.uniform(0.0, 0.06) + 0.003
+        look["noise_luma"] = noisy * view.uniform(0.0, 0.05) + 0.003
         look["noise_chroma"] = noisy * view.uniform(0.0, 0.03) + 0.001
         look["grain_offset"] = view.uniform(count=2)
         quality = view.uniform(25.0, 95.0)
@@ -589,7 +596,7 @@ class FaceSynthesizer(nn.Module):
     def shapes(self, coefficients: Tensor) -> Tensor:
         """Vertices ``[B, V, 3]`` of coefficients ``[B, K]``, mm; a row does not depend on the others."""
         count = coefficients.shape[0]
-        identity, expression = coefficients.split((self.model.num_identity, self.model.num_expression), dim=1)
+        identity, expression = torch.split(coefficients, [self.model.num_identity, self.model.num_expression], dim=1)
         if coefficients.device.type != "cpu":
             return self.model.vertices(identity, expression)
         chunks = []
@@ -728,7 +735,7 @@ class FaceSynthesizer(nn.Module):
 
     @staticmethod
     def _exposure(light: Tensor, skin: int, raster: Raster, look: dict[str, Tensor]) -> Tensor:
-        """Factors ``[1, P]`` that bring the mean brightness of each face's skin, the first pixels, to the look's key."""
+        """Factors ``[1, P]`` that bring the mean brightness of each face's skin, the first pixels, to the key."""
         brightness = light.new_tensor([0.3, 0.6, 0.1]) @ light[:, :skin]
         batch = raster.shape[0]
         if batch == 1:
@@ -754,7 +761,7 @@ def _perspective(points: Tensor, middle: Tensor, distance: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Camera:
-    """Weak perspective with an optional finite distance; ``pose`` ``[B, 6]``, ``middle`` ``[B, 3]``, ``distance`` [B, 1]."""
+    """Weak perspective, or perspective from ``distance`` ``[B, 1]`` mm around ``middle`` ``[B, 3]``."""
 
     pose: Tensor
     middle: Tensor

@@ -1,0 +1,210 @@
+"""Synthetic faces: the same from the same seed, exact targets, and options that do what they say."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lightning_faces.errors import ConfigurationError, DataError
+from lightning_faces.geometry import box_of_points, euler_to_matrix, weak_perspective
+from lightning_faces.morphable import MorphableModel
+from lightning_faces.rendering import FaceSynthesizer, SynthesisOptions
+from lightning_faces.rendering.preview import main_preview
+from lightning_faces.rendering.synthesis import EXTRA_TARGETS, PLAIN_TARGETS
+
+SIZE = 64
+
+
+@pytest.fixture(scope="module")
+def synthesizer(embedded: MorphableModel) -> FaceSynthesizer:
+    return FaceSynthesizer(embedded, SIZE, position_map_size=32)
+
+
+def test_a_seed_gives_the_same_sample_in_any_batch(synthesizer: FaceSynthesizer) -> None:
+    targets = tuple(EXTRA_TARGETS)
+    first = synthesizer.render(synthesizer.sample([3, 1 << 70, 5, 8, 11, 2, 4, 9, 12]), targets)
+    second = synthesizer.render(synthesizer.sample([5, 1 << 70]), targets)
+    for key, value in first.items():
+        assert torch.equal(value[[2, 1]], second[key]), key
+
+
+def test_seeds_that_share_their_low_bits_are_different_faces(synthesizer: FaceSynthesizer) -> None:
+    scene = synthesizer.sample([7, 7 + (1 << 40), 7 + (2 << 40)])
+    assert len({round(value, 5) for value in scene.identity[:, 0].tolist()}) == 3
+
+
+def test_views_of_a_subject_share_who_it_is(synthesizer: FaceSynthesizer) -> None:
+    scene = synthesizer.sample([1, 2, 3], subject=[77, 77, 78])
+    for value in (scene.identity, scene.look["skin"], scene.look["hairline"], scene.look["cloth"]):
+        assert torch.equal(value[0], value[1])
+        assert not torch.equal(value[0], value[2])
+    assert not torch.equal(scene.look["angles"][0], scene.look["angles"][1])
+    assert not torch.equal(scene.expression[0], scene.expression[1])
+
+
+def test_targets_have_the_contracts_shapes_and_ranges(synthesizer: FaceSynthesizer, embedded: MorphableModel) -> None:
+    rendered = synthesizer.render(synthesizer.sample(range(4)), tuple(EXTRA_TARGETS))
+    assert set(rendered) == EXTRA_TARGETS | PLAIN_TARGETS
+    count, vertices = embedded.num_coefficients, embedded.num_vertices
+    shapes = {
+        "image": (3, SIZE, SIZE), "landmarks": (68, 3), "visible": (68,), "pose": (6,), "coefficients": (count,),
+        "vertices": (vertices, 3), "pncc": (3, SIZE, SIZE), "offsets": (3, SIZE, SIZE), "face_mask": (1, SIZE, SIZE),
+        "depth": (1, SIZE, SIZE), "normals": (3, SIZE, SIZE), "position_map": (3, 32, 32),
+        "shading": (1, SIZE, SIZE), "geometry_mask": (1, SIZE, SIZE), "previous_coefficients": (count,),
+    }  # fmt: skip
+    for key, shape in shapes.items():
+        assert tuple(rendered[key].shape) == (4, *shape), key
+        assert bool(rendered[key].isfinite().all()), key
+    assert rendered["image"].min() >= 0.0
+    assert rendered["image"].max() <= 1.0
+    assert rendered["image"].flatten(1).std(1).min() > 0.02
+    for key in ("face_mask", "geometry_mask"):
+        assert set(rendered[key].unique().tolist()) == {0.0, 1.0}
+
+
+def test_without_perspective_everything_follows_the_pose(embedded: MorphableModel) -> None:
+    synthesizer = FaceSynthesizer(embedded, SIZE, SynthesisOptions(perspective=0.0))
+    rendered = synthesizer.render(synthesizer.sample(range(6)), ("pncc", "offsets", "face_mask"))
+    shapes = synthesizer.shapes(rendered["coefficients"])
+    assert torch.allclose(weak_perspective(shapes, rendered["pose"]), rendered["vertices"], atol=2e-3)
+    assert torch.allclose(embedded.landmarks(rendered["vertices"]), rendered["landmarks"], atol=1e-4)
+    box = box_of_points(rendered["landmarks"])
+    assert ((box[:, 2:] - box[:, :2]).amax(1) / SIZE - 0.6).abs().max() < 0.1
+    assert (0.5 * (box[:, :2] + box[:, 2:]) - (SIZE - 1) / 2).abs().max() < 0.05 * SIZE
+
+
+def test_perspective_makes_the_nose_larger_and_moves_landmarks_with_the_vertices(embedded: MorphableModel) -> None:
+    synthesizer = FaceSynthesizer(
+        embedded, SIZE, SynthesisOptions(perspective=1.0, yaw_range=0.0, pitch_std=0.0, roll_std=0.0)
+    )
+    scene = synthesizer.sample(range(4))
+    near = synthesizer.render(replace(scene, look={**scene.look, "distance": torch.full((4, 1), 400.0)}))
+    far = synthesizer.render(replace(scene, look={**scene.look, "distance": torch.full((4, 1), 1e6)}))
+    assert torch.allclose(embedded.landmarks(near["vertices"]), near["landmarks"], atol=1e-4)
+
+    def nose_over_jaw(landmarks: torch.Tensor) -> torch.Tensor:
+        nose = landmarks[:, 35, 0] - landmarks[:, 31, 0]
+        return nose / (landmarks[:, 16, 0] - landmarks[:, 0, 0])
+
+    assert bool((nose_over_jaw(near["landmarks"]) > 1.1 * nose_over_jaw(far["landmarks"])).all())
+
+
+def test_the_head_in_the_picture_is_where_the_landmarks_are(embedded: MorphableModel) -> None:
+    """A bright face on a black ground, nothing in front: its silhouette surrounds the landmarks."""
+    options = SynthesisOptions(hair=False, backgrounds=False, occluders=False, degradation=False, glasses=0.0, dark=0.0)
+    synthesizer = FaceSynthesizer(embedded, SIZE, options)
+    scene = synthesizer.sample(range(20, 28))
+    look = {**scene.look, "bg_first": torch.zeros(8, 3), "bg_second": torch.zeros(8, 3)}
+    rendered = synthesizer.render(replace(scene, look=look))
+    bright = rendered["image"].amax(1) > 0.03
+    x, y = (rendered["landmarks"][..., k].round().long().clamp(0, SIZE - 1) for k in (0, 1))
+    on_face = torch.stack([bright[i, y[i], x[i]] for i in range(8)])
+    seen = rendered["visible"]
+    assert on_face[seen].float().mean() > 0.97
+    assert seen.float().mean() > 0.3
+
+
+def test_yaw_thirds_and_the_range_of_poses(synthesizer: FaceSynthesizer) -> None:
+    seeds = [(5 << 40) + i for i in range(300)]
+    yaw = synthesizer.sample(seeds, yaw_thirds=True).look["angles"][:, 1].rad2deg().abs()
+    counts = [int(((yaw >= low) & (yaw < low + 30)).sum()) for low in (0, 30, 60)]
+    assert counts == [100, 100, 100]
+    yaw = synthesizer.sample(seeds).look["angles"][:, 1].rad2deg()
+    assert yaw.abs().max() <= 92.0
+    assert 40 < yaw.std() < 60
+    assert (yaw > 0).float().mean().item() == pytest.approx(0.5, abs=0.1)
+
+
+def test_previous_coefficients_lie_between_a_random_face_and_the_true_one(synthesizer: FaceSynthesizer) -> None:
+    """Richardson 6.2: uniform along the line, so on average half way; often close to the truth."""
+    scene = synthesizer.sample(range(400))
+    true = torch.cat((scene.identity, scene.expression), dim=1)
+    ratio = (scene.previous - true)[:, :20].norm(dim=1) / true[:, :20].norm(dim=1)
+    assert 0.5 < ratio.mean() < 1.0
+    assert (ratio < 0.2).float().mean() > 0.05
+
+
+def test_each_option_removes_its_element(synthesizer: FaceSynthesizer) -> None:
+    seeds = range(100, 106)
+    full = synthesizer.sample(seeds).look
+
+    def look(**options: object) -> dict[str, torch.Tensor]:
+        other = copy.copy(synthesizer)
+        other.options = SynthesisOptions(**options)
+        return other.sample(seeds).look
+
+    bald = look(hair=False)
+    assert bool((bald["hairline"] > 300).all())
+    assert bald["hair_long"].sum() == 0
+    plain = look(face_drawing=False)
+    assert plain["brow_strength"].sum() == plain["lashes"].sum() == plain["beard"].sum() == 0
+    assert look(lights=False)["light_colours"][:, 3:].sum() == 0
+    assert look(backgrounds=False)["bg_noise"].abs().sum() == 0
+    assert look(occluders=False)["occluders"][:, 7].sum() == 0
+    assert look(degradation=False)["jpeg"].sum() == 0
+    assert look(glasses=0.0)["glasses"].sum() == 0
+    assert look(grey=1.0)["saturation"].sum() == 0
+    for key in ("angles", "skin"):  # nothing else is drawn differently
+        assert torch.equal(bald[key], full[key])
+        assert torch.equal(plain[key], full[key])
+
+
+def test_photographs_as_backgrounds(embedded: MorphableModel, tmp_path: Path) -> None:
+    Image.fromarray(np.full((40, 60, 3), (10, 200, 30), np.uint8)).save(tmp_path / "green.png")
+    synthesizer = FaceSynthesizer(embedded, SIZE, SynthesisOptions(background_folder=str(tmp_path), degradation=False))
+    scene = synthesizer.sample(range(3))
+    look = {**scene.look, "bg_photo": torch.ones(3, 1), "occluders": torch.zeros_like(scene.look["occluders"])}
+    look["cut"] = torch.tensor([[-9.0, 9.0, 9.0, 0.0]]).expand(3, 4)
+    look["lines"] = torch.zeros_like(look["lines"])
+    corner = synthesizer.render(replace(scene, look=look))["image"][:, :, 0, 0]
+    green = torch.tensor([10.0, 200.0, 30.0]) / 255
+    assert ((corner - green).abs().amax(1) < 0.03).sum() >= 2
+
+
+def test_a_background_folder_without_images_is_named(embedded: MorphableModel, tmp_path: Path) -> None:
+    synthesizer = FaceSynthesizer(embedded, SIZE, SynthesisOptions(background_folder=str(tmp_path)))
+    with pytest.raises(DataError, match="holds no images"):
+        synthesizer.render(synthesizer.sample([0]))
+
+
+def test_a_model_without_names_uv_and_regions_can_be_drawn(sphere_model: MorphableModel) -> None:
+    synthesizer = FaceSynthesizer(sphere_model, 32)
+    rendered = synthesizer.render(synthesizer.sample(range(2)), ("pncc", "offsets", "face_mask", "shading"))
+    assert bool(rendered["image"].isfinite().all())
+    assert rendered["face_mask"].mean() > 0.1
+
+
+def test_wrong_options_are_one_sentence(synthesizer: FaceSynthesizer, embedded: MorphableModel) -> None:
+    with pytest.raises(ConfigurationError, match=r"glasses is 2\.0; it must be between 0 and 1"):
+        SynthesisOptions(glasses=2.0)
+    with pytest.raises(ConfigurationError, match="no target warts"):
+        synthesizer.render(synthesizer.sample([0]), ("warts",))
+    with pytest.raises(ConfigurationError, match="too small"):
+        FaceSynthesizer(embedded, 8)
+
+
+def test_rotation_of_the_scene_is_that_of_the_pose(synthesizer: FaceSynthesizer) -> None:
+    look = synthesizer.sample(range(5)).look
+    assert torch.allclose(look["rotation"], euler_to_matrix(look["angles"]), atol=1e-6)
+
+
+def test_preview_writes_a_sheet_of_what_a_config_gives(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config, out = tmp_path / "config.yaml", tmp_path / "sheet.png"
+    config.write_text("data:\n  class_path: SyntheticFaces\n  init_args:\n    synthesis:\n      hair: false\n")
+    assert main_preview(["--config", str(config), "--count", "2", "--size", "32", "--maps", "--out", str(out)]) == 0
+    assert "2 faces" in capsys.readouterr().out
+    with Image.open(out) as sheet:
+        assert sheet.size == (9 * 64, 2 * 64)
+        pixels = np.array(sheet)
+    assert (pixels[:, 64:128] == (0, 255, 0)).all(-1).sum() > 20  # landmarks are drawn
+    config.write_text("hairs: false\n")
+    with pytest.raises(ConfigurationError, match="sets hairs"):
+        main_preview(["--config", str(config), "--out", str(out)])
+    with pytest.raises(ConfigurationError, match="--count is 0"):
+        main_preview(["--count", "0"])
