@@ -14,11 +14,11 @@ from datamodules.w300lp import W300LP
 from datamodules.w3003d import W3003D
 
 __all__ = [
+    "AFLW20003D",
     "AFLWLFPA",
     "BP4D",
     "W300LP",
     "W3003D",
-    "AFLW20003D",
     "FaceDataModule",
     "FaceDataset",
     "Florence",

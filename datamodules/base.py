@@ -127,7 +127,7 @@ class FaceDataModule(LightningDataModule, ABC):
         self._resume: dict[str, int] = {"epoch": 0, "batches": 0}
 
     @property
-    def name(self) -> str:
+    def name(self) -> str:  # type: ignore[override]  # Lightning's own is a plain attribute that nothing sets
         """Name in messages, records and tables."""
         return type(self).__name__
 
@@ -260,7 +260,7 @@ class FaceDataModule(LightningDataModule, ABC):
         """Position in the training data, so that a resumed run sees what an uninterrupted one would."""
         if self.trainer is None:
             return dict(self._resume)
-        loop = self.trainer.fit_loop
+        loop: Any = self.trainer.fit_loop
         # "processed", because a checkpoint is saved before its batch counts as completed; and epochs that were begun,
         # because the end of an epoch is counted before its checkpoint.
         epoch = max(loop.epoch_progress.current.ready - 1, 0)

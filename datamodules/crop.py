@@ -92,7 +92,8 @@ def warp_image(
     shifted[:, 2] += matrix[:, :2] @ (x0, y0)
     flags = cv2.INTER_NEAREST if nearest else cv2.INTER_LINEAR
     warped = cv2.warpAffine(np.ascontiguousarray(part), shifted, (image_size, image_size), flags=flags)
-    return warped.reshape(image_size, image_size, channels)
+    crop: NDArray[Any] = warped.reshape(image_size, image_size, channels)
+    return crop
 
 
 def crop_face(

@@ -204,12 +204,3 @@ class FacePrediction:
             vertices=None if self.vertices is None else transform_points(crop_to_file, self.vertices),
             pose=None if self.pose is None else transform_pose(crop_to_file, self.pose),
         )
-
-    def detach(self) -> FacePrediction:
-        """The same prediction without its graph."""
-        return FacePrediction(
-            **{
-                field.name: None if getattr(self, field.name) is None else getattr(self, field.name).detach()
-                for field in fields(self)
-            }
-        )

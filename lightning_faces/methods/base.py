@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from lightning import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from lightning.pytorch.utilities.types import LRSchedulerConfigType, OptimizerLRScheduler
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MeanMetric, MetricCollection
@@ -88,7 +88,7 @@ class FaceMethod(LightningModule, ABC):
         prediction = self.predict_faces(batch)
         metrics.update(**landmark_arguments(prediction.landmarks, batch))
         # Metric objects, not values: Lightning computes them once, over all ranks.
-        self.log_dict(metrics, batch_size=len(batch["index"]), prog_bar=True)  # type: ignore[arg-type]
+        self.log_dict(metrics, batch_size=len(batch["index"]), prog_bar=True)
         return {"prediction": prediction}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -97,10 +97,10 @@ class FaceMethod(LightningModule, ABC):
         if self.make_lr_scheduler is None:
             return optimizer
         scheduler = self.make_lr_scheduler(optimizer)
-        config: dict[str, Any] = {"scheduler": scheduler, "interval": self.lr_scheduler_interval}
+        config: LRSchedulerConfigType = {"scheduler": scheduler, "interval": self.lr_scheduler_interval}
         if isinstance(scheduler, ReduceLROnPlateau):
             config["monitor"] = self.monitor
-        return {"optimizer": optimizer, "lr_scheduler": config}  # type: ignore[typeddict-item]
+        return {"optimizer": optimizer, "lr_scheduler": config}
 
 
 def image_to_unit(points: Tensor, image_size: int) -> Tensor:
