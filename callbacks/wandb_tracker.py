@@ -98,6 +98,13 @@ class WandbTracker(WandbLogger):
         # wandb no longer knows it, and warns.
         self._wandb_init.pop("anonymous", None)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """The state without the live run; whoever gets it attaches to the same one."""
+        # As WandbLogger's, but for a call that current wandb answers by a warning on every copy of a model.
+        run, state = self.experiment, self.__dict__.copy()
+        state.update(_id=run.id, _attach_id=getattr(run, "_attach_id", None), _name=run.name, _experiment=None)
+        return state
+
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:

@@ -47,6 +47,7 @@ TRAINER_DEFAULTS: dict[str, Any] = {
         {"class_path": "callbacks.LastCheckpoint"},
         {"class_path": "callbacks.TrainingStatistics"},
         {"class_path": "callbacks.ContactSheet"},
+        {"class_path": "callbacks.DenseSheet"},
         {"class_path": "callbacks.EvaluationRecord"},
         # After all that count steps, and with the checkpoints, which Lightning calls last.
         {"class_path": "callbacks.GracefulStop"},
@@ -312,6 +313,8 @@ def quiet() -> None:
         r"You're resuming from a checkpoint that ended before the epoch ended",
         # A DataLoader pins memory only where a GPU is visible; data modules ask for it on every machine.
         r"'pin_memory' argument is set as true but no accelerator is found",
+        # An average of weights is needed in training only: the checkpoint holds its result.
+        r"Be aware that when using `ckpt_path`, callbacks used to create the checkpoint",
         # Lightning's own calls, not ours.
         r".*LeafSpec.*is deprecated",
         r".*`isinstance\(treespec, LeafSpec\)`",

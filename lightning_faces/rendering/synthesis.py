@@ -200,17 +200,18 @@ class FaceSynthesizer(nn.Module):
         Args:
             seeds: Non-negative integers of any size, one per picture.
             yaw_thirds: Draw \\|yaw\\| uniformly from 0-30, 30-60 or 60-90 degrees, by the seed modulo 3.
-            subject: Seeds of the subjects: identity, skin, hair and clothes depend on them alone. By default the
-                pictures' own seeds.
+            subject: Seeds of the subjects: identity, expression, skin, hair and clothes depend on them alone, so that
+                the views of a subject show one moment (CVGTCE compares them). By default the pictures' own seeds.
 
         Returns:
             The scenes, on the CPU.
         """
-        who, view = Draws(seeds if subject is None else subject, 1), Draws(seeds, 2)
+        subject = seeds if subject is None else subject
+        who, moment, view = Draws(subject, 1), Draws(subject, 3), Draws(seeds, 2)
         # In double precision, rounded at the end: the last bit of a float32 function can depend on the batch.
         look = self._person(who)
         identity = self._identity(who)
-        expression = self._expression(view) * self.options.expression_scale
+        expression = self._expression(moment) * self.options.expression_scale
         look |= self._pose(view, seeds, yaw_thirds)
         look |= self._light(view, look)
         look |= self._surroundings(view)
