@@ -3,6 +3,7 @@
 from callbacks.check_monitor import CheckMonitor
 from callbacks.checkpoint_io import AtomicCheckpointIO
 from callbacks.checkpoints import BestCheckpoint, LastCheckpoint
+from callbacks.dense_pictures import DenseSheet
 from callbacks.evaluation_record import EvaluationRecord
 from callbacks.graceful_stop import GracefulStop
 from callbacks.metrics_csv import MetricsCSV
@@ -16,6 +17,7 @@ __all__ = [
     "BestCheckpoint",
     "CheckMonitor",
     "ContactSheet",
+    "DenseSheet",
     "EvaluationRecord",
     "GracefulStop",
     "LastCheckpoint",

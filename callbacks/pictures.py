@@ -134,19 +134,30 @@ class ContactSheet(Callback):
         num_faces: Faces on a sheet: the first of the split.
     """
 
+    kind = ""
+    """Goes into the names of files and pictures."""
+
     def __init__(self, every_n_epochs: int = 10, num_faces: int = 16) -> None:
         super().__init__()
         for name, value in (("every_n_epochs", every_n_epochs), ("num_faces", num_faces)):
             if value < 1:
-                raise ConfigurationError(f"ContactSheet option {name} is {value}; it must be at least 1.")
+                raise ConfigurationError(f"{type(self).__name__} option {name} is {value}; it must be at least 1.")
         self.every_n_epochs, self.num_faces = every_n_epochs, num_faces
-        self._faces: list[Face] = []
+        self._faces: list[Any] = []
 
     def _collect(self, trainer: Trainer, outputs: Any, batch: FaceBatch, dataloader_idx: int) -> None:
         missing = self.num_faces - len(self._faces)
         prediction = outputs.get("prediction") if isinstance(outputs, dict) else None
         if trainer.is_global_zero and dataloader_idx == 0 and missing > 0 and prediction is not None:
-            self._faces += faces_of_batch(batch, prediction, missing)
+            self._faces += self.take(batch, prediction, missing)
+
+    def take(self, batch: FaceBatch, prediction: FacePrediction, most: int) -> list[Any]:
+        """What is drawn of the first faces of a batch, copied to the CPU."""
+        return faces_of_batch(batch, prediction, most)
+
+    def draw(self, faces: list[Any]) -> Image.Image:
+        """The sheet of all that was taken."""
+        return contact_sheet(faces)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start a new sheet."""
@@ -164,21 +175,21 @@ class ContactSheet(Callback):
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
         if trainer.current_epoch % self.every_n_epochs == 0:
-            self._draw(trainer, "val/faces", f"val-epoch{trainer.current_epoch:04d}")
+            self._draw(trainer, "val", f"epoch{trainer.current_epoch:04d}")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the last validation."""
-        self._draw(trainer, "val/faces", "val-last")
+        self._draw(trainer, "val", "last")
 
     on_test_epoch_start = on_validation_epoch_start
     on_test_batch_end = on_validation_batch_end
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the test faces."""
-        data = getattr(trainer.datamodule, "name", "data")  # type: ignore[attr-defined]
-        self._draw(trainer, "test/faces", f"test-{data}")
+        self._draw(trainer, "test", getattr(trainer.datamodule, "name", "data"))  # type: ignore[attr-defined]
 
-    def _draw(self, trainer: Trainer, key: str, name: str) -> None:
+    def _draw(self, trainer: Trainer, split: str, name: str) -> None:
         if self._faces and trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            path = Path(trainer.default_root_dir) / "pictures" / f"{name}.png"
-            log_picture(trainer, key, contact_sheet(self._faces), path)
+            file = "-".join(filter(None, (split, self.kind, name)))
+            path = Path(trainer.default_root_dir) / "pictures" / f"{file}.png"
+            log_picture(trainer, f"{split}/{self.kind or 'faces'}", self.draw(self._faces), path)

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from callbacks import ContactSheet
+from callbacks import ContactSheet, DenseSheet
+from callbacks.dense_pictures import DenseFace, colours, scatter, tiles_of
 from callbacks.pictures import MARGIN, PREDICTED_COLOUR, TRUE_COLOUR, Face, contact_sheet
+from lightning_faces.batch import FacePrediction
 from lightning_faces.errors import ConfigurationError
 from tests.callbacks.training import data, method, trainer
 
@@ -45,3 +48,48 @@ def test_sheets_at_their_epochs_and_at_the_end(tmp_path: Path) -> None:
 def test_bad_options_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="num_faces is 0"):
         ContactSheet(num_faces=0)
+
+
+def test_the_nearest_point_is_drawn_over_the_others() -> None:
+    points = torch.tensor([[3.2, 5.0, 9.0], [3.0, 5.9, -2.0], [-1.0, 0.0, 0.0], [50.0, 1.0, 0.0]])
+    colour = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [9, 9, 9]], dtype=np.uint8)
+    drawn = scatter(np.zeros((16, 16, 3), dtype=np.uint8), points, colour)
+    assert (drawn[5:7, 3:5] == (255, 0, 0)).all()
+    # Of the point at x = -1 the right half is inside; nothing else is drawn.
+    assert (drawn[0:2, 0] == (0, 0, 255)).all()
+    assert int((drawn.sum(axis=2) > 0).sum()) == 4 + 2
+    assert colours(torch.tensor([0.0, 0.25, 1.0, 2.0])).tolist() == [
+        [48, 18, 59],
+        [41, 120, 235],
+        [122, 5, 3],
+        [122, 5, 3],
+    ]
+
+
+def test_the_error_of_a_surface_ignores_the_origin_of_depth() -> None:
+    true = torch.rand(500, 3) * torch.tensor([20.0, 20.0, 10.0]) + 5
+    predicted = true + torch.tensor([0.0, 2.0, 77.0])
+    face = DenseFace(torch.zeros(3, 32, 32), predicted, true, 40.0, {"shading": torch.rand(1, 32, 32)}, "a")
+    tiles = tiles_of(face, 64)
+    assert list(tiles) == ["image", "predicted depth", "true depth", "error, 0 to 10%", "shading"]
+    # 2 of 40 pixels are 5%, the middle of the scale.
+    drawn = tiles["error, 0 to 10%"].reshape(-1, 3)
+    middle = drawn[drawn.sum(axis=1) > 0]
+    assert len(middle) > 100
+    assert np.abs(middle.astype(int) - colours(torch.tensor(0.5)).astype(int)).max() <= 1
+
+
+def test_dense_sheets_of_a_method_with_surfaces_and_of_one_without(tmp_path: Path) -> None:
+    class Surfaces(type(method())):  # type: ignore[misc]
+        def predict_faces(self, batch: Any) -> FacePrediction:
+            found = super().predict_faces(batch)
+            return FacePrediction(found.landmarks, vertices=found.landmarks.repeat(1, 2, 1))
+
+    model = Surfaces(image_size=32, hidden=8, channels=(2, 2, 2, 2))
+    trainer(tmp_path / "with", [DenseSheet(every_n_epochs=5)], max_epochs=1).fit(model, data())
+    assert {p.name for p in (tmp_path / "with" / "pictures").iterdir()} == {
+        "val-dense-epoch0000.png",
+        "val-dense-last.png",
+    }
+    trainer(tmp_path / "without", [DenseSheet()], max_epochs=1).fit(method(), data())
+    assert not (tmp_path / "without" / "pictures").exists()

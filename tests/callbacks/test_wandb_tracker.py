@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import http.server
 import os
+import socket
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks import BestCheckpoint, ContactSheet, LastCheckpoint, WandbTracker
 from callbacks.wandb_tracker import chosen_mode
@@ -118,3 +120,42 @@ def test_an_online_run_reaches_the_server(tmp_path: Path, monkeypatch: pytest.Mo
     assert kept.summary["trainer/global_step"] == 9
     assert any(name.startswith("media/images/val/faces") for name in kept.uploaded)
     assert kept.exit_code == 0
+
+
+def test_a_server_that_hangs_or_dies_does_not_hold_a_training_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import wandb
+
+    monkeypatch.setattr("callbacks.wandb_tracker.PROBE_SECONDS", 0.5)
+    monkeypatch.setattr("callbacks.wandb_tracker.FINISH_SECONDS", 2.0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        tracker = WandbTracker(tmp_path / "hangs", mode="online")
+        _ = tracker.experiment
+        assert "cannot be reached (timed out)" in capsys.readouterr().err
+        wandb.finish()
+        wandb.teardown()
+
+    class Die(Callback):
+        def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            if trainer.current_epoch == 1:
+                server.__exit__()
+
+    with StandIn() as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        tracker = WandbTracker(tmp_path / "dies", mode="online", id="r2")
+        run = trainer(tmp_path, [Die()], tracker, max_epochs=3, log_every_n_steps=1)
+        start = time.monotonic()
+        run.fit(method(), data())
+        assert run.current_epoch == 3
+        wandb.finish()
+        assert time.monotonic() - start < 20
+        # What the process does when it ends.
+        wandb.teardown()
+        assert time.monotonic() - start < 30
+    # Everything is in the file that wandb sync sends later.
+    (file,) = (tmp_path / "dies").glob("wandb/run-*-r2/run-r2.wandb")
+    assert file.read_bytes().count(b"val/nme") >= 3
