@@ -44,7 +44,8 @@ bench: install  ## the benchmarks whose numbers stand in the README
 
 lock: install  ## rewrite requirements.lock from pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url \
-		--extra render --extra dev --custom-compile-command 'make lock' pyproject.toml -o requirements.lock
+		--extra render --extra sweep --extra scans --extra h5 --extra dev \
+		--custom-compile-command 'make lock' pyproject.toml -o requirements.lock
 
 clean:  ## remove the environment and what runs left
 	rm -rf $(VENV) runs cache
