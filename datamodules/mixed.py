@@ -111,9 +111,9 @@ def shares(weights: Sequence[float], total: int) -> list[int]:
 class Mixed(FaceDataModule):
     """Several data modules at once; each sample carries the targets that its data set has, and ``has`` says which.
 
-    Margin, augmentation and seed are those of the members; image size, batch size and workers are the mixture's. A
-    member with another landmark scheme must be told to give this one's. Validation and test join the members' own
-    splits, every sample once.
+    Margin, augmentation and seed are those of the members; batch size and workers are the mixture's. All must have the
+    same image size, and a member with another landmark scheme must be told to give this one's. Validation and test join
+    the members' own splits, every sample once.
 
     Args:
         members: The data modules.
@@ -148,7 +148,10 @@ class Mixed(FaceDataModule):
         self.available_targets = frozenset().union(*(member.available_targets for member in members))
         self.landmark_scheme = members[0].landmark_scheme
         for member in members:
-            member.image_size = image_size
+            if member.image_size != image_size:
+                raise ConfigurationError(
+                    f"Mixed has image_size {image_size} and {member.name} has {member.image_size}: set both alike."
+                )
             if member.landmark_scheme != self.landmark_scheme:
                 raise ConfigurationError(
                     f"Mixed has {members[0].name} with {self.landmark_scheme} landmarks and {member.name} with "

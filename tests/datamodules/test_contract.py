@@ -357,7 +357,7 @@ class TestMixed(DataModuleContract):
 
     def make(self, root: Path, **options: Any) -> FaceDataModule:
         members: list[FaceDataModule] = [
-            W300LP(root=str(root), val_fraction=0.5, augmentation=MildAugmentation()),
-            W3003D(root=str(root), val_fraction=0.4),
+            W300LP(root=str(root), val_fraction=0.5, augmentation=MildAugmentation(), image_size=SIZE),
+            W3003D(root=str(root), val_fraction=0.4, image_size=SIZE),
         ]
         return Mixed(members, weights=[0.25, 0.75], epoch_size=12, **options)

@@ -23,7 +23,7 @@ def test_shares_add_up_in_proportion() -> None:
 
 
 def make(members: list[NoiseFaces], split: str, **options: object) -> JoinedDataset:
-    dataset = Mixed(members, image_size=16, **options).make_dataset(split, members[0].available_targets)  # type: ignore[arg-type]
+    dataset = Mixed(members, image_size=32, **options).make_dataset(split, members[0].available_targets)  # type: ignore[arg-type]
     assert isinstance(dataset, JoinedDataset)
     return dataset
 
@@ -61,7 +61,7 @@ def test_samples_carry_the_targets_that_they_have(tmp_path: Path) -> None:
     fake_face_model().save(tmp_path / "bfm.npz")
     mixed = Mixed(
         [
-            W300LP(root=str(tmp_path), val_fraction=0, face_model=str(tmp_path / "bfm.npz"), margin=1.5),
+            W300LP(root=str(tmp_path), val_fraction=0, face_model=str(tmp_path / "bfm.npz"), margin=1.5, image_size=32),
             NoiseFaces(train_size=8, augmentation=MildAugmentation()),
         ],
         weights=[1.0, 1.0],
@@ -86,14 +86,18 @@ def test_samples_carry_the_targets_that_they_have(tmp_path: Path) -> None:
 
 def test_refusals() -> None:
     with pytest.raises(ConfigurationError, match="one positive number for each"):
-        Mixed([NoiseFaces()], weights=[1.0, 2.0])
+        Mixed([NoiseFaces()], weights=[1.0, 2.0], image_size=32)
     with pytest.raises(ConfigurationError, match="at least one"):
         Mixed([])
     other = NoiseFaces()
     other.landmark_scheme = "66"
     with pytest.raises(ConfigurationError, match="with 68 landmarks and NoiseFaces with 66"):
-        Mixed([NoiseFaces(), other])
+        Mixed([NoiseFaces(), other], image_size=32)
+    with pytest.raises(ConfigurationError, match="image_size 64 and NoiseFaces has 32"):
+        Mixed([NoiseFaces()], image_size=64)
     with pytest.raises(ConfigurationError, match="leaves a member without a sample"):
         make([NoiseFaces(), NoiseFaces()], "train", weights=[1.0, 99.0], epoch_size=3)
     with pytest.raises(ConfigurationError, match=r"flip is 0\.5"):
-        Mixed([NoiseFaces(augmentation=MildAugmentation())]).members[0].check_reflection(frozenset({"pncc"}), "M")
+        Mixed([NoiseFaces(augmentation=MildAugmentation())], image_size=32).members[0].check_reflection(
+            frozenset({"pncc"}), "M"
+        )
