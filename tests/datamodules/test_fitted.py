@@ -11,11 +11,14 @@ import torch
 from scipy.io import loadmat, savemat
 
 from datamodules.aflw2000 import AFLW20003D
+from datamodules.augment import PRNetAugmentation, similarity_about_centre
 from datamodules.base import FaceDataModule
+from datamodules.crop import crop_face
 from datamodules.fitted import FittedFaceDataset
 from datamodules.w300lp import W300LP
 from datamodules.w3003d import W3003D
 from lightning_faces.errors import ConfigurationError, DataError
+from lightning_faces.geometry import weak_perspective
 from lightning_faces.morphable import MorphableModel
 from tests.fakes.photographs import (
     BASES,
@@ -185,3 +188,31 @@ def test_a_sample_without_a_pose_lacks_pose_and_dense_targets_only(root: Path, t
 
 def test_fake_model_survives_saving(root: Path) -> None:
     assert MorphableModel.load(str(root / "bfm.npz")).hash == fake_face_model().hash
+
+
+@pytest.mark.parametrize("degrees", [0.0, 30.0, -75.0])
+def test_maps_of_an_augmented_crop_reproject_to_their_own_pixels(root: Path, degrees: float) -> None:
+    module = AFLW20003D(root=str(root), face_model=str(root / "bfm.npz"), position_map_size=64)
+    dataset = module.make_dataset("test", DENSE)
+    assert dataset is not None
+
+    class Turn(PRNetAugmentation):
+        def matrix(self, image_size: int, rng: np.random.Generator) -> np.ndarray:
+            return similarity_about_centre(image_size, 0.9, degrees, (4.0, -6.0))
+
+    sample = crop_face(dataset.read(1), 128, 1.3, Turn(), np.random.default_rng(0))
+    rows, columns = torch.nonzero(sample["face_mask"][0], as_tuple=True)
+    assert len(rows) > 2000
+    points = (sample["pncc"] + sample["offsets"])[:, rows, columns].T.double()
+    placed = weak_perspective(points, sample["pose"].double())
+    difference = placed[:, :2] - torch.stack((columns, rows), dim=1)
+    # The nearest of the file's pixels is shown, and the crop is smaller than the file: half a file pixel at most.
+    file_pixel = float(torch.linalg.det(sample["crop_to_file"][:, :2].double()).sqrt()) ** -1
+    assert file_pixel < 0.6
+    assert difference.abs().max() < 0.75 * file_pixel + 0.05
+    # Vertices, landmarks and the position map went the same way.
+    assert (sample["vertices"] - sample["landmarks"]).abs().max() < 1e-2
+    model = fake_face_model()
+    assert model.uv is not None
+    texel = (model.uv[33] * 64 - 0.5).round().long()
+    assert (sample["position_map"][:, texel[1], texel[0]] - sample["landmarks"][33]).abs().max() < 2
