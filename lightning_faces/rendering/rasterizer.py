@@ -9,7 +9,7 @@ Coordinates here are PyTorch3D's NDC: x to the left, y up, z away from the viewe
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 EPSILON = 1e-8
 """PyTorch3D's kEpsilon: faces of a smaller signed area (twice the triangle's) are skipped."""
-NO_FACE = torch.iinfo(torch.int64).max
+NOTHING = torch.iinfo(torch.int64).max
 
 
 class FaceRasterizer(MeshRasterizer):  # type: ignore[misc]
@@ -100,26 +100,46 @@ def rasterize(
         Face ids int64 ``[N, H, W]``, depths ``[N, H, W]`` and barycentric coordinates ``[N, H, W, 3]``, -1 where there
         is no face; depths and barycentric coordinates are differentiable in the vertices.
     """
+    place, face, weights, depth = covered_pixels(
+        vertices, faces, faces_per_mesh, image_size, perspective, cull_backfaces
+    )
+    shape = (len(faces_per_mesh), *image_size)
+    size = shape[0] * shape[1] * shape[2]
+    ids = torch.full((size,), -1, dtype=torch.int64).index_copy_(0, place, face)
+    zbuf = torch.full((size,), -1.0).index_copy(0, place, depth)
+    barycentric = torch.full((size, 3), -1.0).index_copy(0, place, weights)
+    return ids.reshape(shape), zbuf.reshape(shape), barycentric.reshape(*shape, 3)
+
+
+def covered_pixels(
+    vertices: Tensor,
+    faces: Tensor,
+    faces_per_mesh: list[int],
+    image_size: tuple[int, int],
+    perspective: bool = False,
+    cull_backfaces: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What :func:`rasterize` finds, without the background.
+
+    Returns:
+        Place int64 ``[P]`` in the flattened images, face id int64 ``[P]``, barycentric coordinates ``[P, 3]`` and depth
+        ``[P]``, differentiable in the vertices.
+    """
     height, width = image_size
     rows, columns = _pixel_centres(height, width), _pixel_centres(width, height)
-    ids = torch.full((len(faces_per_mesh), height * width), -1, dtype=torch.int64)
+    found, start = [], 0
     with torch.no_grad():
-        start = 0
         for image, count in enumerate(faces_per_mesh):
-            _nearest_faces(
-                ids[image], vertices, faces[start : start + count], start, rows, columns, perspective, cull_backfaces
-            )
+            part = faces[start : start + count]
+            place, face, weights, depth = _nearest_faces(vertices, part, rows, columns, perspective, cull_backfaces)
+            found.append((place + image * (height * width), face + start, weights, depth))
             start += count
-    ids = ids.reshape(-1)
-    covered = torch.nonzero(ids >= 0).squeeze(1)
-    place = covered % (height * width)
-    corners = nn.functional.embedding(faces[ids[covered]], vertices)
-    column, row = columns[place % width], rows[torch.div(place, width, rounding_mode="floor")]
-    weights, depth = _barycentric(corners, column, row, perspective)
-    zbuf = torch.full((ids.shape[0],), -1.0).index_put((covered,), depth)
-    barycentric = torch.full((ids.shape[0], 3), -1.0).index_put((covered,), weights)
-    shape = (len(faces_per_mesh), height, width)
-    return ids.reshape(shape), zbuf.reshape(shape), barycentric.reshape(*shape, 3)
+    place, face, weights, depth = (torch.cat(values) for values in zip(*found))
+    if torch.is_grad_enabled() and vertices.requires_grad:
+        column, row = columns[place % width], rows[torch.div(place, width, rounding_mode="floor") % height]
+        corners = nn.functional.embedding(faces[face], vertices)
+        weights, depth = _barycentric(corners, column, row, perspective)
+    return place, face, weights, depth
 
 
 def _pixel_centres(size: int, other: int) -> Tensor:
@@ -137,82 +157,97 @@ def _edge(px: Tensor, py: Tensor, ax: Tensor, ay: Tensor, bx: Tensor, by: Tensor
 def _barycentric(corners: Tensor, px: Tensor, py: Tensor, perspective: bool) -> tuple[Tensor, Tensor]:
     """Barycentric coordinates ``[P, 3]`` and depth ``[P]`` of points in triangles ``[P, 3, 3]``."""
     (x0, x1, x2), (y0, y1, y2), (z0, z1, z2) = (corners[..., axis].unbind(-1) for axis in range(3))
+    edges = _edge(px, py, x1, y1, x2, y2), _edge(px, py, x2, y2, x0, y0), _edge(px, py, x0, y0, x1, y1)
+    weights, depth = _weights(edges, _edge(x2, y2, x0, y0, x1, y1), (z0, z1, z2), perspective)
+    return torch.stack(weights, dim=-1), depth
+
+
+def _weights(
+    edges: Sequence[Tensor], area: Tensor, depths: Sequence[Tensor], perspective: bool
+) -> tuple[Sequence[Tensor], Tensor]:
+    """Barycentric coordinates and depth from edge functions, in PyTorch3D's order of operations; all ``[P]``."""
     # PyTorch3D adds a double to a float and rounds the sum.
-    area = (_edge(x2, y2, x0, y0, x1, y1).double() + EPSILON).float()
-    w0 = _edge(px, py, x1, y1, x2, y2) / area
-    w1 = _edge(px, py, x2, y2, x0, y0) / area
-    w2 = _edge(px, py, x0, y0, x1, y1) / area
+    area = (area.double() + EPSILON).float()
+    w0, w1, w2 = (edge / area for edge in edges)
+    z0, z1, z2 = depths
     if perspective:
         t0, t1, t2 = w0 * z1 * z2, w1 * z0 * z2, w2 * z0 * z1
         total = (t0 + t1 + t2).clamp_min(EPSILON)
         w0, w1, w2 = t0 / total, t1 / total, t2 / total
-    return torch.stack((w0, w1, w2), dim=-1), w0 * z0 + w1 * z1 + w2 * z2
+    return (w0, w1, w2), w0 * z0 + w1 * z1 + w2 * z2
 
 
 def _nearest_faces(
-    ids: Tensor,
-    vertices: Tensor,
-    faces: Tensor,
-    first: int,
-    rows: Tensor,
-    columns: Tensor,
-    perspective: bool,
-    cull_backfaces: bool,
-) -> None:
-    """Write the packed ids of the nearest faces of one mesh into ``ids`` ``[H * W]``."""
+    vertices: Tensor, faces: Tensor, rows: Tensor, columns: Tensor, perspective: bool, cull_backfaces: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The covered pixels of one mesh: place in the image ``[P]``, face ``[P]``, weights ``[P, 3]``, depth ``[P]``."""
     width, height = columns.shape[0], rows.shape[0]
     corner_ids = faces.T.contiguous()
     x, y, z = vertices.unbind(-1)
-    # Centres descend, so the pixels of a bounding box are those from the first centre <= max to the last >= min.
-    left = _reduce_corners(torch.bucketize(-x, -columns), corner_ids, torch.minimum)
-    right = _reduce_corners(torch.bucketize(-x, -columns, right=True), corner_ids, torch.maximum)
-    top = _reduce_corners(torch.bucketize(-y, -rows), corner_ids, torch.minimum)
-    bottom = _reduce_corners(torch.bucketize(-y, -rows, right=True), corner_ids, torch.maximum)
-    wide, high = right - left, bottom - top
-    (x0, x1, x2), (y0, y1, y2) = (_at_corners(v, corner_ids) for v in (x, y))
+    (x0, x1, x2), (y0, y1, y2), (z0, z1, z2) = (_at_corners(v, corner_ids) for v in (x, y, z))
+    left, wide = _covered_range(x, columns, corner_ids)
+    top, high = _covered_range(y, rows, corner_ids)
     area = _edge(x2, y2, x0, y0, x1, y1)
     # PyTorch3D leaves out a face with a corner behind the camera as a whole.
     usable = (area > EPSILON) if cull_backfaces else (area.abs() > EPSILON)
-    usable &= _reduce_corners(z, corner_ids, torch.minimum) >= EPSILON
+    usable &= torch.minimum(torch.minimum(z0, z1), z2) >= EPSILON
     candidates = torch.nonzero(usable & (wide > 0) & (high > 0)).squeeze(1)
-    if candidates.numel() == 0:
-        return
-    sign = torch.sign(area)
-    # Per face: where its box begins and how wide it is; then origin and direction of each edge.
-    box = torch.stack((left, top, wide)).index_select(1, candidates)
-    edges = torch.stack((x1, y1, x2 - x1, y2 - y1, x2, y2, x0 - x2, y0 - y2, x0, y0, x1 - x0, y1 - y0, sign))
-    counts = box[2] * high[candidates]
+    # Per face: where its box begins, how wide it is, where its pixels begin in the flat list of all boxes' pixels.
+    box = torch.stack((left, top, wide)).index_select(1, candidates).int()
+    counts = box[2] * high.index_select(0, candidates).int()
     owner = torch.repeat_interleave(counts)
-    left, top, wide, start = torch.cat((box, (counts.cumsum(0) - counts)[None])).index_select(1, owner)
-    within = torch.arange(owner.shape[0]) - start
+    start = (counts.cumsum(0, dtype=torch.int32) - counts)[None]
+    left, top, wide, start = torch.cat((box, start)).index_select(1, owner)
+    within = torch.arange(owner.shape[0], dtype=torch.int32) - start
     down = torch.div(within, wide, rounding_mode="floor")
     column, row = left + within - down * wide, top + down
     px, py = columns.index_select(0, column), rows.index_select(0, row)
-    edges = edges.index_select(1, candidates).index_select(1, owner)
-    inside = torch.ones_like(owner, dtype=torch.bool)
+    # Per face: origin and direction of each edge, and its orientation.
+    table = torch.stack(
+        (x1, y1, x2 - x1, y2 - y1, x2, y2, x0 - x2, y0 - y2, x0, y0, x1 - x0, y1 - y0, torch.sign(area))
+    )
+    table = table.index_select(1, candidates).index_select(1, owner)
+    edges, inside = [], torch.ones_like(owner, dtype=torch.bool)
     for k in range(3):
-        ax, ay, dx, dy = edges[4 * k : 4 * k + 4]
-        inside &= ((px - ax) * dy - (py - ay) * dx) * edges[12] > 0.0
+        ax, ay, dx, dy = table[4 * k : 4 * k + 4]
+        edges.append((px - ax) * dy - (py - ay) * dx)
+        inside &= edges[-1] * table[12] > 0.0
     hit = torch.nonzero(inside).squeeze(1)
     face = candidates.index_select(0, owner.index_select(0, hit))
-    pixel = (row * width + column).index_select(0, hit)
-    corners = vertices.index_select(0, faces.index_select(0, face).reshape(-1)).reshape(-1, 3, 3)
-    weights, depth = _barycentric(corners, px.index_select(0, hit), py.index_select(0, hit), perspective)
+    at_hit = [edge.index_select(0, hit) for edge in edges]
+    area, z0, z1, z2 = torch.stack((area, z0, z1, z2)).index_select(1, face)
+    weights, depth = _weights(at_hit, area, (z0, z1, z2), perspective)
     valid = depth >= 0.0
     if perspective:
-        valid &= (weights > 0.0).all(-1)
-    # For non-negative floats the order of the bits is the order of the values; ties go to the lower face id.
-    key = ((depth + 0.0).view(torch.int32).long() << 32) | (face + first)
-    key = torch.where(valid, key, NO_FACE)
-    nearest = torch.full((height * width,), NO_FACE, dtype=torch.int64)
+        valid &= (weights[0] > 0.0) & (weights[1] > 0.0) & (weights[2] > 0.0)
+    # For non-negative floats the order of the bits is the order of the values; ties go to the earlier hit, which has
+    # the lower face id.
+    key = ((depth + 0.0).view(torch.int32).long() << 32) | torch.arange(hit.shape[0])
+    key = torch.where(valid, key, NOTHING)
+    nearest = torch.full((height * width,), NOTHING, dtype=torch.int64)
+    pixel = (row * width + column).index_select(0, hit).long()
     nearest.scatter_reduce_(0, pixel, key, "amin")
-    ids.copy_(torch.where(nearest == NO_FACE, -1, nearest & 0xFFFFFFFF))
+    place = torch.nonzero(nearest != NOTHING).squeeze(1)
+    winner = nearest.index_select(0, place) & 0xFFFFFFFF
+    chosen = torch.stack((*weights, depth)).index_select(1, winner)
+    return place, face.index_select(0, winner), chosen[:3].T, chosen[3]
 
 
-def _reduce_corners(values: Tensor, corner_ids: Tensor, reduce: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """Smallest or largest of the values ``[V]`` at the corners ``[3, F]`` of each face."""
-    a, b, c = _at_corners(values, corner_ids)
-    return reduce(reduce(a, b), c)
+def _covered_range(values: Tensor, centres: Tensor, corner_ids: Tensor) -> tuple[Tensor, Tensor]:
+    """First pixel and number of pixels along a side whose centres lie within each face's extent, ends included.
+
+    Args:
+        values: Coordinate of each vertex ``[V]``.
+        centres: Of the pixels, descending.
+        corner_ids: ``[3, F]``.
+    """
+    first = torch.bucketize(-values, -centres)
+    a, b, c = _at_corners(first, corner_ids)
+    begin = torch.minimum(torch.minimum(a, b), c)
+    # A centre that equals the coordinate is within.
+    last = first + (centres.index_select(0, first.clamp_max(centres.shape[0] - 1)) == values)
+    a, b, c = _at_corners(last, corner_ids)
+    return begin, torch.maximum(torch.maximum(a, b), c) - begin
 
 
 def _at_corners(values: Tensor, corner_ids: Tensor) -> tuple[Tensor, ...]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lightning_faces.errors import ConfigurationError
 from lightning_faces.morphable import MorphableModel
-from lightning_faces.rendering.rasterizer import rasterize
+from lightning_faces.rendering.rasterizer import covered_pixels
 
 SHININESS = 10.0
 """Exponent of the highlight (Richardson 2016, section 6.1)."""
@@ -144,7 +144,7 @@ def rasterize_image(
     points = torch.stack((x, y, z), dim=-1).float()
     if vertices.device.type == "cpu":
         start = (torch.arange(batch) * vertices.shape[1])[:, None, None]
-        ids, _, weights = rasterize(
+        place, face, weights, _ = covered_pixels(
             points.reshape(-1, 3),
             (faces + start).reshape(-1, 3),
             [faces.shape[0]] * batch,
@@ -153,17 +153,17 @@ def rasterize_image(
         )
     else:
         meshes = Meshes(points, faces.expand(batch, -1, -1))
-        found = rasterize_meshes(
+        ids, _, barycentric, _ = rasterize_meshes(
             meshes, (height, width), blur_radius=0.0, faces_per_pixel=1, cull_backfaces=cull_backfaces
         )
-        ids, weights = found[0][..., 0], found[2][..., 0, :]
-    place = torch.nonzero(ids.reshape(-1) >= 0).squeeze(1)
+        place = torch.nonzero(ids.reshape(-1) >= 0).squeeze(1)
+        face, weights = ids.reshape(-1).index_select(0, place), barycentric.reshape(-1, 3).index_select(0, place)
     image = torch.div(place, height * width, rounding_mode="floor")
     return Raster(
         image=image,
         pixel=place - image * (height * width),
-        face=ids.reshape(-1).index_select(0, place) - image * faces.shape[0],
-        weights=weights.reshape(-1, 3).index_select(0, place),
+        face=face - image * faces.shape[0],
+        weights=weights,
         shape=(batch, height, width),
     )
 

@@ -75,6 +75,11 @@ def _directions(count: int) -> Tensor:
     return torch.stack((radius * around.cos(), y, radius * around.sin()), dim=-1).float()
 
 
+def _nowhere(present: Tensor) -> bool:
+    """Whether no picture of a CPU batch has something, which then need not be built (asking a GPU would stall it)."""
+    return present.device.type == "cpu" and not bool((present > 0.5).any())
+
+
 class SceneMesh(nn.Module):
     """Fixed topology, and what is known of it in advance: canonical positions, parts, self-shadowing.
 
@@ -355,6 +360,8 @@ class SceneMesh(nn.Module):
     def _curtain(self, wide: Tensor, shifted: Tensor, look: dict[str, Tensor]) -> Tensor:
         columns, rows = _CURTAIN_COLUMNS, _CURTAIN_ROWS
         device = wide.device
+        if _nowhere(look["hair_long"]):
+            return wide.new_zeros(wide.shape[0], rows * columns, 3)
         side = torch.linspace(-1.0, 1.0, columns, device=device)
         open_angle = torch.where(side < 0, look["hair_open"][:, :1], look["hair_open"][:, 1:])
         angle = math.pi + side * (math.pi - open_angle)
@@ -394,6 +401,9 @@ class SceneMesh(nn.Module):
         return torch.lerp(rigid, turned, own)
 
     def _glasses(self, landmarks: Tensor, look: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        if _nowhere(look["glasses"]):
+            zero, sizes = landmarks.new_zeros(landmarks.shape[0], 1, 3), (4 * _RIM_POINTS + 12, 2 * _RIM_POINTS + 2)
+            return zero.expand(-1, sizes[0], -1), zero.expand(-1, sizes[1], -1)
         unit = self.scale
         rim, lens = self._rims(landmarks.device)
         centre_x = landmarks[:, [36, 39, 42, 45], 0].abs().mean(1)[:, None]
