@@ -58,6 +58,9 @@ class FaceDataset(Dataset[dict[str, Any]], ABC):
         """Several faces; a subclass that is faster at many overrides it."""
         return [self.read(index) for index in indices]
 
+    def share(self) -> None:
+        """Called before loader processes start: make what they share with this one."""
+
     def __getitem__(self, key: int | SampleKey) -> dict[str, Any]:
         return self.__getitems__([key])[0]
 
@@ -228,6 +231,7 @@ class FaceDataModule(LightningDataModule, ABC):
             sampler = TrainSampler(dataset, world, rank, self.seed, skip, self._resume["epoch"])
         else:
             sampler = EvaluationSampler(dataset, world, rank)
+        dataset.share()
         return DataLoader(
             dataset,  # type: ignore[arg-type]
             batch_size=self.batch_size,

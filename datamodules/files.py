@@ -102,6 +102,7 @@ class FileFaceDataset(FaceDataset):
 
     folder: Path
     on_error: OnError = "raise"
+    _bad: torch.Tensor | None = None
 
     @abstractmethod
     def files(self, index: int) -> tuple[Path, ...]:
@@ -122,23 +123,22 @@ class FileFaceDataset(FaceDataset):
                 digest.update(label.read_bytes() if whole else str(_size(label)).encode())
         return digest.hexdigest()[:16]
 
+    def share(self) -> None:
+        """Make the marks of bad samples, in shared memory so that what loader processes mark is seen here."""
+        if self._bad is None:
+            self._bad = torch.zeros(len(self), dtype=torch.bool).share_memory_()  # type: ignore[no-untyped-call]
+
     @property
     def skipped(self) -> int:
         """Number of samples that were left out because of bad files, over all loader processes."""
-        return int(self._bad.sum())
-
-    @property
-    def _bad(self) -> torch.Tensor:
-        # In shared memory, so that what loader processes mark is seen here.
-        if "_bad_samples" not in self.__dict__:
-            self.__dict__["_bad_samples"] = torch.zeros(len(self), dtype=torch.bool).share_memory_()  # type: ignore[no-untyped-call]
-        bad: torch.Tensor = self.__dict__["_bad_samples"]
-        return bad
+        return 0 if self._bad is None else int(self._bad.sum())
 
     def samples(self, keys: Sequence[int | SampleKey]) -> list[dict[str, Any]]:
         """Samples for keys; with ``on_error="skip"`` only those whose files are good."""
         if self.on_error == "raise":
             return super().samples(keys)
+        self.share()
+        assert self._bad is not None
         samples: list[dict[str, Any]] = []
         for key in keys:
             index = key if isinstance(key, int) else key[0]

@@ -40,6 +40,11 @@ class JoinedDataset(FaceDataset):
         """Hash of the parts' own."""
         return hashlib.sha256(" ".join(part.fingerprint() for part in self.parts).encode()).hexdigest()[:16]
 
+    def share(self) -> None:
+        """Let the parts make what their loader processes share."""
+        for part in self.parts:
+            part.share()
+
     def locate(self, key: SampleKey) -> tuple[int, SampleKey]:
         """Part, and (index, draw) in it, that an (index, draw) pair stands for."""
         part = int(np.searchsorted(self.starts, key[0], side="right")) - 1

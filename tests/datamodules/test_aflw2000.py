@@ -87,6 +87,25 @@ def test_bad_files_are_named_or_skipped_and_counted(tmp_path: Path) -> None:
     assert make(tmp_path / "AFLW2000").fingerprint() == dataset.fingerprint()
 
 
+def test_an_error_in_a_loader_process_is_the_same_sentence(tmp_path: Path) -> None:
+    folder = write_aflw2000(tmp_path / "AFLW2000", 2)
+    (folder / "image00002.jpg").write_text("not an image")
+    messages = []
+    for workers in (0, 1):
+        module = AFLW20003D(root=str(tmp_path), num_workers=workers)
+        module.setup("test")
+        with pytest.raises(DataError, match=r"image00002\.jpg is not a whole image") as caught:
+            list(module.test_dataloader())
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1]
+    skipping = AFLW20003D(root=str(tmp_path), num_workers=1, on_error="skip")
+    skipping.setup("test")
+    (batch,) = list(skipping.test_dataloader())
+    assert batch["sample_id"] == ["image00004"]
+    with pytest.warns(UserWarning, match="1 of 2 test samples of AFLW20003D were skipped"):
+        skipping.teardown("test")  # counted across processes
+
+
 def test_a_missing_folder_says_where_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LIGHTNING_FACES_DATA", raising=False)
     with pytest.raises(DataError, match=r"LIGHTNING_FACES_DATA is not set.*3DDFA"):
