@@ -104,19 +104,13 @@ class FaceMaps(nn.Module):
             "landmark_ring_offsets", torch.tensor(offsets, dtype=torch.int64).to(outer.device), persistent=False
         )
 
-    def rasterize(self, vertices: Tensor) -> tuple[Raster, Tensor]:
-        """The pixels that show the face region of vertices ``[B, V, 3]`` (image frame), hidden by the head alone.
-
-        Returns:
-            The raster of the whole head, and the rows of it that belong to the region.
-        """
-        raster = rasterize_image(vertices, self.model.faces, self.image_size)
-        return raster, torch.nonzero(self.region.index_select(0, raster.face)).squeeze(1)
-
     def face_region(self, vertices: Tensor) -> Raster:
-        """The covered pixels of the face region, for vertices ``[B, V, 3]`` in the image frame."""
-        raster, rows = self.rasterize(vertices)
-        return raster.take(rows)
+        """The pixels that show the outside of the face region, for vertices ``[B, V, 3]`` in the image frame.
+
+        Only the region itself can hide it, and its triangles seen from behind are left out, so that an open mesh and an
+        open mouth do not show what lies behind them. Interpolate with :attr:`region_faces`.
+        """
+        return rasterize_image(vertices, self.region_faces, self.image_size, cull_backfaces=True)
 
     def pncc(self, raster: Raster, shapes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Projected normalised coordinate code and offsets (Pix2face, section 3.1).
@@ -131,18 +125,18 @@ class FaceMaps(nn.Module):
         """
         mean = self.model.mean
         both = torch.cat((mean.expand_as(shapes), shapes - mean), dim=-1)
-        values = raster.interpolate(both, self.model.faces)
+        values = raster.interpolate(both, self.region_faces)
         image = raster.to_image(torch.cat((values, torch.ones_like(values[:, :1])), dim=1))
         return image[:, :3], image[:, 3:6], image[:, 6:]
 
     def depth(self, raster: Raster, vertices: Tensor) -> Tensor:
         """Depth ``[B, 1, H, W]`` in pixels, larger is nearer, 0 at the mean of the vertices and outside the mask."""
         z = vertices[..., 2:] - vertices[..., 2:].mean(1, keepdim=True)
-        return raster.to_image(raster.interpolate(z, self.model.faces))
+        return raster.to_image(raster.interpolate(z, self.region_faces))
 
     def pixel_normals(self, raster: Raster, vertices: Tensor) -> Tensor:
         """Unit normals ``[P, 3]``, view frame (x right, y up, z to the viewer), of vertices in the image frame."""
-        return nn.functional.normalize(raster.interpolate(self.normals(to_view(vertices)), self.model.faces), dim=-1)
+        return nn.functional.normalize(raster.interpolate(self.normals(to_view(vertices)), self.region_faces), dim=-1)
 
     def normal_map(self, raster: Raster, vertices: Tensor) -> Tensor:
         """Unit normals ``[B, 3, H, W]`` in the view frame, 0 outside the mask."""
@@ -157,9 +151,8 @@ class FaceMaps(nn.Module):
         Returns:
             Shading ``[B, 1, H, W]`` in [0, 1] and mask ``[B, 1, H, W]`` of the face region.
         """
-        raster = rasterize_image(vertices, self.region_faces, self.image_size)
-        normals = raster.interpolate(self.normals(to_view(vertices)), self.region_faces)
-        lit = nn.functional.normalize(normals, dim=-1)[:, 2:].clamp_min(0.0)
+        raster = self.face_region(vertices)
+        lit = self.pixel_normals(raster, vertices)[:, 2:].clamp_min(0.0)
         image = raster.to_image(torch.cat((lit, torch.ones_like(lit)), dim=1))
         return image[:, :1], image[:, 1:]
 

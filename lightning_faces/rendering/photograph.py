@@ -169,11 +169,22 @@ class Photograph(nn.Module):
     @staticmethod
     def _blur(image: Tensor, sigma: Tensor) -> Tensor:
         """Gaussian blur of each image by its own ``sigma`` ``[B, 2]`` (x, y) in pixels."""
-        steps = torch.arange(image.shape[-1], dtype=image.dtype, device=image.device)
-        distance = (steps[:, None] - steps).square()
-        kernels = torch.exp(-0.5 / sigma.clamp_min(0.05).square()[..., None, None] * distance)
-        kernels = kernels / kernels.sum(-1, keepdim=True)
-        return kernels[:, 1:] @ image @ kernels[:, :1].transpose(-1, -2)
+        radius = max(1, math.ceil(2.5 * float(sigma.max())))
+        steps = torch.arange(radius + 1, device=image.device)
+        kernels = torch.exp(-0.5 * (steps / sigma.clamp_min(0.05)[..., None]).square())
+        # Each picture's kernel ends at its own radius, whatever the batch.
+        kernels = kernels * (steps <= (2.5 * sigma).ceil().clamp_min(1.0)[..., None])
+        kernels = kernels / (2.0 * kernels.sum(-1, keepdim=True) - kernels[..., :1])
+        for axis, dim in ((0, -1), (1, -2)):
+            size = image.shape[dim]
+            padded = nn.functional.pad(
+                image, (radius, radius, 0, 0) if axis == 0 else (0, 0, radius, radius), "replicate"
+            )
+            image = image * _column(kernels[:, axis, :1])
+            for k in range(1, radius + 1):
+                pair = padded.narrow(dim, radius - k, size) + padded.narrow(dim, radius + k, size)
+                image = image + pair * _column(kernels[:, axis, k : k + 1])
+        return image
 
     def _jpeg(self, image: Tensor, scale: Tensor) -> Tensor:
         """Quantise the 8x8 block DCT of luminance and (at half size) chrominance; scale ``[B, 1]`` as in libjpeg."""

@@ -159,7 +159,7 @@ def _barycentric(corners: Tensor, px: Tensor, py: Tensor, perspective: bool) -> 
     (x0, x1, x2), (y0, y1, y2), (z0, z1, z2) = (corners[..., axis].unbind(-1) for axis in range(3))
     edges = _edge(px, py, x1, y1, x2, y2), _edge(px, py, x2, y2, x0, y0), _edge(px, py, x0, y0, x1, y1)
     weights, depth = _weights(edges, _edge(x2, y2, x0, y0, x1, y1), (z0, z1, z2), perspective)
-    return torch.stack(weights, dim=-1), depth
+    return torch.stack(tuple(weights), dim=-1), depth
 
 
 def _weights(

@@ -79,12 +79,14 @@ class Raster:
             ``[B, C, H, W]``.
         """
         batch, height, width = self.shape
+        channels, size = values.shape[1], batch * height * width
         if isinstance(background, Tensor):
-            rows = background.permute(0, 2, 3, 1).reshape(batch * height * width, -1)
+            planes = background.transpose(0, 1).reshape(channels, size)
         else:
-            rows = values.new_full((batch * height * width, values.shape[1]), background)
-        rows = rows.index_copy(0, self.image * (height * width) + self.pixel, values)
-        return rows.reshape(batch, height, width, -1).permute(0, 3, 1, 2)
+            planes = values.new_full((channels, size), background)
+        place = self.image * (height * width) + self.pixel
+        planes = planes.scatter(1, place.expand(channels, -1), values.T)
+        return planes.reshape(channels, batch, height, width).transpose(0, 1)
 
 
 def sample_images(images: Tensor, place: Tensor, image: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from lightning_faces.rendering.photograph import BACKGROUND_SHAPES, LINES, OCCLU
 from lightning_faces.rendering.renderer import Raster, rasterize_image, to_view
 from lightning_faces.rendering.scene_mesh import HAIRLINE, NUM_PARTS, SKIN, SceneMesh
 
-SYNTHESIS_VERSION = 1
+SYNTHESIS_VERSION = 2
 """Changes whenever the same seed gives another picture: part of the name of cached samples."""
 
 EXTRA_TARGETS = frozenset(
@@ -153,6 +153,8 @@ def _choose(draw: Tensor, shares: Sequence[float]) -> Tensor:
 
 class FaceSynthesizer(nn.Module):
     """Draws scenes from seeds and renders them with targets.
+
+    Build it on the CPU and move it with ``.to(device)``, the face model included; scenes are always drawn on the CPU.
 
     Args:
         model: The face model; its own UV map, albedo and region masks are used where it has them.

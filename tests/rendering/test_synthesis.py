@@ -222,3 +222,14 @@ def test_whole_batches_as_on_cuda_give_the_same_pictures(synthesizer: FaceSynthe
         difference = (value.float() - alone[key].float()).abs()
         assert difference.mean() < 1e-3, key
         assert (difference > 0.02).float().mean() < 1e-3, key
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_renders_the_pictures_of_the_cpu() -> None:
+    synthesizer = FaceSynthesizer(MorphableModel.load("embedded"), SIZE, position_map_size=32)
+    scene = synthesizer.sample(range(40, 48))
+    on_cpu = synthesizer.render(scene, tuple(EXTRA_TARGETS))
+    on_cuda = synthesizer.to("cuda").render(scene, tuple(EXTRA_TARGETS))
+    for key, value in on_cpu.items():
+        difference = (value.float() - on_cuda[key].cpu().float()).abs()
+        assert difference.mean() < 5e-3, key
