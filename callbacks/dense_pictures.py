@@ -25,7 +25,8 @@ def colours(values: Tensor) -> NDArray[np.uint8]:
     low = np.minimum(at.astype(int), len(STOPS) - 2)
     part = (at - low)[..., None]
     mixed: NDArray[np.float64] = 255 * (STOPS[low] * (1 - part) + STOPS[low + 1] * part)
-    return mixed.round().astype(np.uint8)
+    drawn: NDArray[np.uint8] = mixed.round().astype(np.uint8)
+    return drawn
 
 
 def scatter(picture: NDArray[np.uint8], points: Tensor, colour: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -38,6 +38,8 @@ POLL_SECONDS = 1.0
 STOP_SECONDS = 60.0
 """Time that a trial has to save and end, once asked to."""
 PR_SET_PDEATHSIG = 1
+NO_ENGINE = "The sweep engine is not installed"
+INSTALL_ENGINE = "pip install 'lightning-faces[sweep]'"
 
 
 @dataclass
@@ -84,9 +86,10 @@ def engine() -> ModuleType:
             warnings.filterwarnings("ignore", message="Valid config keys have changed in V2")
             import sweeps
     except ModuleNotFoundError as error:
-        raise ConfigurationError(
-            f"The sweep engine is not installed ({error.name} is missing): pip install 'lightning-faces[sweep]'."
-        ) from error
+        raise ConfigurationError(f"{NO_ENGINE} ({error.name} is missing): {INSTALL_ENGINE}.") from error
+    # Without the package, the folder of sweep files is imported where a command runs beside it.
+    if not hasattr(sweeps, "next_run"):
+        raise ConfigurationError(f"{NO_ENGINE}: {INSTALL_ENGINE}.")
     return sweeps  # type: ignore[no-any-return]
 
 

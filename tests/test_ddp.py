@@ -38,7 +38,7 @@ def start(args: list[str], folder: Path, **environment: str) -> subprocess.Compl
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         check=False,
     )
 
@@ -144,9 +144,8 @@ def fail_on(rank: int, **options: Any) -> list[str]:
 
 
 def test_an_error_on_one_rank_ends_all_with_its_message(tmp_path: Path) -> None:
-    began = time.monotonic()
     done = start([*FIT, *fail_on(1, bad_file="true")], tmp_path)
-    assert time.monotonic() - began < 60 + 60  # the second minute is for importing on a busy machine
+    assert time.time() - (tmp_path / "failed").stat().st_mtime < 60
     assert done.returncode != 0
     assert done.stderr.count("lightning-faces: The photograph broken.jpg of rank 1 is no image.") == 1
     assert left_over(tmp_path) == []
@@ -168,9 +167,8 @@ def left_over(folder: Path) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_bug_on_one_rank_ends_all_with_its_traceback(rank: int, tmp_path: Path) -> None:
-    began = time.monotonic()
     done = start([*FIT, *fail_on(rank)], tmp_path)
-    assert time.monotonic() - began < 60 + 60
+    assert time.time() - (tmp_path / "failed").stat().st_mtime < 60
     assert done.returncode != 0
     assert f"RuntimeError: The photograph broken.jpg of rank {rank} is no image." in done.stderr
     assert left_over(tmp_path) == []

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -28,7 +29,9 @@ ROOT = Path(__file__).resolve().parent.parent
 FAKE = str(ROOT / "tests" / "fake_trial.py")
 SWEEPS = sorted((ROOT / "sweeps").glob("*.yaml"))
 needs_engine = pytest.mark.skipif(
-    importlib.util.find_spec("sweeps") is None, reason="the extra `sweep` is not installed"
+    # The folder of sweep files is found under this name too, as a namespace without a file.
+    getattr(importlib.util.find_spec("sweeps"), "origin", None) is None,
+    reason="the extra `sweep` is not installed",
 )
 
 
@@ -116,6 +119,16 @@ def test_parallel_coordinates_put_values_where_they_belong() -> None:
     assert picture.getpixel((90, 50 + 160)) == (205, 210, 225)
     assert picture.getpixel((90 + 340, 50)) == (205, 210, 225)
     assert picture.getpixel((90, 50 + 320)) == (30, 110, 180)
+
+
+def test_without_the_engine_the_extra_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "sweeps", ModuleType("sweeps"))
+    with pytest.raises(SystemExit) as error:
+        main([write()])
+    assert error.value.code == 2
+    assert "The sweep engine is not installed: pip install 'lightning-faces[sweep]'." in capsys.readouterr().err
 
 
 @needs_engine

@@ -50,6 +50,8 @@ def test_offline_run_holds_metrics_pictures_and_checkpoints(tmp_path: Path) -> N
     tracker = WandbTracker(tmp_path, project="p", name="n", id="the-id")
     callbacks = [BestCheckpoint(), LastCheckpoint(), ContactSheet()]
     trainer(tmp_path, callbacks, tracker, max_epochs=1, log_every_n_steps=1).fit(method(), data())
+    wandb.finish()
+    # What the process does when it ends; the file may be written to until then.
     wandb.teardown()
     (run,) = tmp_path.glob("wandb/offline-run-*-the-id/run-the-id.wandb")
     parts = (b"val/nme", b"train/loss", b"val/faces", b"model-the-id", b"trainer/global_step")
