@@ -31,7 +31,8 @@ class PRNet(FaceMethod):
     and as the canonical face of the pose; the network itself knows no shape space.
 
     Beyond the metrics of every method, ``test/`` has, over the vertices read from the map, ``dense_nme``,
-    ``dense_nme_3d`` and the error after ICP ``icp`` with its yaw bins (figures 7 to 9).
+    ``dense_nme_3d`` and the error after ICP ``icp`` with its yaw bins (figures 7 to 9; from each true point to the
+    nearest predicted one).
 
     Args:
         image_size: Side of the input in pixels.
@@ -213,9 +214,10 @@ class PRNet(FaceMethod):
         points = prediction.vertices[rows][:, self.learnt_vertices]
         target = self.uv.vertices(batch["position_map"][rows])[:, self.learnt]
         self.dense_metrics.update(preds=points, target=target, **common)
-        # Nearest points need a common origin of depth.
+        # Nearest points need a common origin of depth. Each true point looks for a predicted one: the other way round,
+        # a prediction that shrinks to one spot of the surface would be perfect.
         points, target = (torch.cat((p[..., :2], p[..., 2:] - p[..., 2:].mean(1, True)), -1) for p in (points, target))
         yaw = batch["yaw"][rows] if "yaw" in has else None
-        self.icp_metrics.update(preds=points, target=target, yaw=yaw, **common)
+        self.icp_metrics.update(preds=target, target=points, yaw=yaw, **common)
         for metrics in (self.dense_metrics, self.icp_metrics):
             self.log_dict(metrics, batch_size=len(batch["index"]))
