@@ -241,7 +241,7 @@ def _expand(counts: Tensor) -> tuple[Tensor, Tensor]:
 def _spans(
     table: Tensor, left: Tensor, wide: Tensor, owner: Tensor, py: Tensor, columns: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """First column and number of columns that a face can cover in a row: its box cut by its edges, with a little to spare.
+    """First column and number of columns that a face can cover in a row: its box cut by its edges, with some to spare.
 
     Args:
         table: ``[13, F]`` edges and orientation.
