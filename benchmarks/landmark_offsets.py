@@ -18,29 +18,44 @@ from rich.console import Console
 from rich.table import Table
 
 from datamodules import AFLW20003D
+from lightning_faces.geometry import matrix_to_euler, similarity_transform
 from lightning_faces.geometry.landmarks import REGIONS_68
 from lightning_faces.methods import Zhao2016
+from lightning_faces.morphable import MorphableModel
+
+FLIP = torch.tensor([1.0, -1.0, 1.0])
+"""Between the image frame and a frame with y up."""
 
 
-def offsets(checkpoint: Path) -> tuple[torch.Tensor, torch.Tensor]:
-    """Signed offsets ``[N, 68, 2]`` over the face size, and yaw ``[N]`` in degrees."""
+def pitch(points: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
+    """Pitch ``[N]`` in degrees of the mean face's landmarks ``[68, 3]`` fitted to ``[N, 68, 3]`` by a similarity."""
+    rotation = similarity_transform(mean.expand(len(points), -1, -1), points * FLIP)[1]
+    return matrix_to_euler(rotation)[:, 0].rad2deg()
+
+
+def offsets(checkpoint: Path) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Signed offsets ``[N, 68, 2]`` over the face size, yaw ``[N]`` and pitch (predicted, true) ``[N, 2]``, degrees."""
     method = Zhao2016.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True).eval()
     data = AFLW20003D(image_size=method.image_size, num_workers=0)
     data.setup("test")
-    rows, yaw = [], []
+    model = MorphableModel.load("embedded")
+    mean = model.landmarks(model.mean[None])[0]
+    rows, yaw, pitches = [], [], []
     with torch.inference_mode():
         for batch in data.test_dataloader():
-            error = method.predict_faces(batch).landmarks - batch["landmarks"]
-            rows.append(error[..., :2] / batch["face_size"][:, None, None])
+            points = method.predict_faces(batch).landmarks
+            rows.append((points - batch["landmarks"])[..., :2] / batch["face_size"][:, None, None])
             yaw.append(batch["yaw"])
-    return torch.cat(rows), torch.cat(yaw)
+            pitches.append(torch.stack((pitch(points, mean), pitch(batch["landmarks"], mean)), dim=1))
+    return torch.cat(rows), torch.cat(yaw), torch.cat(pitches)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, help="a checkpoint of Zhao2016")
-    error, yaw = offsets(parser.parse_args().checkpoint)
-    error = error[yaw.abs() <= 30] * 100
+    error, yaw, pitches = offsets(parser.parse_args().checkpoint)
+    frontal = yaw.abs() <= 30
+    error = error[frontal] * 100
     mean, deviation = error.mean(dim=0), error.std(dim=0) / len(error) ** 0.5
     table = Table(title=f"mean signed offset over {len(error)} photographs, % of the face size")
     for heading in ("region", "x", "y", "largest: landmark", "x", "y", "standard error"):
@@ -52,6 +67,8 @@ def main() -> None:
         table.add_row(region, *(f"{n:+.2f}" if isinstance(n, float) else str(n) for n in numbers))
     Console().print(table)
     print(f"mean length of the 68 offsets: {float(mean.norm(dim=-1).mean()):.2f} %")
+    predicted, true = pitches[frontal].mean(dim=0).tolist()
+    print(f"mean pitch: {predicted:+.1f} degrees predicted, {true:+.1f} in the labels")
 
 
 if __name__ == "__main__":
