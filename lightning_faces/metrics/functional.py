@@ -18,6 +18,7 @@ from typing import Literal, get_args
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from torch import Tensor
 
@@ -373,16 +374,16 @@ def _fit_unsquared(source: Tensor, target: Tensor, weights: Tensor) -> tuple[Ten
     return fit
 
 
-def _points_of(points: Tensor, mask: Tensor | None) -> np.ndarray:
+def _points_of(points: Tensor, mask: Tensor | None) -> NDArray[np.float64]:
     if mask is not None:
         points = points[mask]
-    result: np.ndarray = points.detach().to("cpu", torch.float64).numpy()
+    result: NDArray[np.float64] = points.detach().to("cpu", torch.float64).numpy()
     return result
 
 
 def _iterate_closest_points(
-    moving: np.ndarray, fixed: np.ndarray, with_scale: bool, max_iterations: int, tolerance: float
-) -> np.ndarray:
+    moving: NDArray[np.float64], fixed: NDArray[np.float64], with_scale: bool, max_iterations: int, tolerance: float
+) -> NDArray[np.float64]:
     tree = cKDTree(fixed)
     start = torch.from_numpy(moving)
     previous = np.inf
@@ -395,7 +396,7 @@ def _iterate_closest_points(
         if previous - spread <= tolerance:
             break
         previous = spread
-    result: np.ndarray = distance
+    result: NDArray[np.float64] = distance
     return result
 
 
