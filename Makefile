@@ -40,7 +40,7 @@ bench: install  ## the benchmarks whose numbers stand in the README
 	$(BIN)/python benchmarks/rendering.py
 	$(BIN)/python benchmarks/metrics.py
 	$(BIN)/python benchmarks/data.py
-	$(BIN)/python benchmarks/methods.py
+	$(BIN)/python benchmarks/prnet.py
 
 lock: install  ## rewrite requirements.lock from pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url \
