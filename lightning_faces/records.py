@@ -216,14 +216,18 @@ def read_samples(path: str | Path, record: Record) -> dict[str, NDArray[Any]]:
         ``[H, W, 3]`` of the best, median and worst sample side by side, with their positions ``faces_row`` ``[3]``.
 
     Raises:
-        DataError: If the file cannot be read.
+        DataError: If the file cannot be read, or its picture is none.
     """
     samples_path = Path(path).with_name(record.samples_file)
     try:
         with np.load(samples_path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+            samples = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise DataError(f"{samples_path} cannot be read ({error}): evaluate again.") from None
+    faces = samples.get("faces")
+    if faces is not None and (faces.dtype != np.uint8 or faces.ndim != 3 or faces.shape[2] != 3):
+        raise DataError(f"{samples_path} has a picture `faces` of shape {faces.shape}, not [H, W, 3]: evaluate again.")
+    return samples
 
 
 def _digest(content: dict[str, Any]) -> str:

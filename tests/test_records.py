@@ -142,3 +142,9 @@ def test_every_kind_of_bad_record_is_named_with_its_file(tmp_path: Path) -> None
     refused("is not the file that was written with")
     samples.unlink()
     refused("lacks its per-sample file")
+
+
+def test_a_picture_of_another_shape_is_named(tmp_path: Path) -> None:
+    path = write_record(tmp_path, "a-test", example(), {**SAMPLES, "faces": np.zeros((3, 20, 20, 3), dtype=np.uint8)})
+    with pytest.raises(DataError, match=r"picture `faces` of shape \(3, 20, 20, 3\), not \[H, W, 3\]: evaluate again"):
+        read_samples(path, read_record(path))
