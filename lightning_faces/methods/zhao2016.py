@@ -7,7 +7,7 @@ coordinates alone.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -18,6 +18,7 @@ from lightning_faces.errors import ConfigurationError
 from lightning_faces.geometry.landmarks import num_landmarks
 from lightning_faces.geometry.rotation import euler_to_matrix
 from lightning_faces.methods.base import FaceMethod, image_to_unit, masked_mean, unit_to_image
+from lightning_faces.methods.timm_models import TimmModel
 
 
 class LandmarkNetwork(nn.Module):
@@ -78,6 +79,28 @@ class LandmarkNetwork(nn.Module):
         return self.regression(self.convolutions(image - 0.5)).unflatten(1, (-1, 2))  # type: ignore[no-any-return]
 
 
+class TimmLandmarkNetwork(nn.Module):
+    """A timm model in the place of the paper's network, with one linear layer after its pooled features.
+
+    Args:
+        name: Name of the timm model.
+        points: Number of landmarks l.
+        arguments: Further arguments of ``timm.create_model``.
+    """
+
+    def __init__(self, name: str, points: int, arguments: dict[str, Any]) -> None:
+        super().__init__()
+        self.features = TimmModel("Zhao2016 option encoder", "paper", name, num_classes=0, **arguments)
+        self.regression = nn.Linear(self.features.network.num_features, 2 * points)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Images ``[B, 3, H, W]`` in [0, 1] to landmarks ``[B, l, 2]`` in units in which the image spans [-1, 1]."""
+        features = self.features(image)
+        # bfloat16 would round coordinates to a tenth of a pixel.
+        with torch.autocast(image.device.type, enabled=False):
+            return self.regression(features.to(self.regression.weight.dtype)).unflatten(1, (-1, 2))
+
+
 class DepthNetwork(nn.Module):
     """Six fully connected layers, 2l five times and then l (section 5.1), tanh after each (eq. 10).
 
@@ -116,9 +139,17 @@ def standardize(points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return (points - mean) / scale, mean, scale
 
 
-def local_loss(points: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Squared distance, mean over landmarks and faces (eq. 2); points and target ``[B, l, 2]``, mask ``[B, l]``."""
-    return masked_mean((points - target).square().sum(dim=-1), mask)
+def local_loss(points: Tensor, target: Tensor, mask: Tensor, squared: bool = True) -> Tensor:
+    """Squared distance, mean over landmarks and faces (eq. 2).
+
+    Args:
+        points: ``[B, l, 2]``.
+        target: ``[B, l, 2]``.
+        mask: Bool ``[B, l]``.
+        squared: As printed; without, the mean distance, which rare large errors dominate less.
+    """
+    error = points - target
+    return masked_mean(error.square().sum(dim=-1) if squared else torch.linalg.vector_norm(error, dim=-1), mask)
 
 
 def pairwise_loss(points: Tensor, target: Tensor, mask: Tensor, norm: float = 2.0) -> Tensor:
@@ -184,11 +215,14 @@ class Zhao2016(FaceMethod):
     Args:
         image_size: Side of the input in pixels.
         landmark_scheme: "68" or "66" (the paper's).
+        encoder: "paper", the 2D network that the next five options shape, or the name of a timm model in its place.
+        encoder_args: Further arguments of ``timm.create_model``, such as ``channels`` of a ResNet or ``pretrained``.
         channels: Output channels of the four convolutions.
         kernel_size: Side of their kernels.
         stride: Stride of the first convolution.
         hidden: Width of the first fully connected layer.
         dropout: Probability of dropping a channel after a convolution.
+        squared: Squared distances in eq. 2, as printed.
         pairwise: Which second term the 2D loss has: "distances" (eq. 4), "errors" (eq. 3) or "none".
         pairwise_weight: Its weight beside the local term (eq. 2); the paper gives none.
         pairwise_norm: The b of eq. 4.
@@ -210,11 +244,14 @@ class Zhao2016(FaceMethod):
         self,
         image_size: int = 96,
         landmark_scheme: str = "68",
+        encoder: str = "paper",
+        encoder_args: dict[str, Any] | None = None,
         channels: tuple[int, int, int, int] = (32, 64, 64, 128),
         kernel_size: int = 3,
         stride: int = 1,
         hidden: int = 512,
         dropout: float = 0.1,
+        squared: bool = True,
         pairwise: Literal["distances", "errors", "none"] = "distances",
         pairwise_weight: float = 1.0,
         pairwise_norm: float = 2.0,
@@ -230,22 +267,24 @@ class Zhao2016(FaceMethod):
         super().__init__(optimizer, lr_scheduler, lr_scheduler_interval)
         if error_exponent < 1:
             raise ConfigurationError(f"Zhao2016 option error_exponent is {error_exponent}; eq. 3 needs at least 1.")
+        if encoder == "paper" and encoder_args:
+            raise ConfigurationError(
+                f"Zhao2016 option encoder_args is {encoder_args}, but the encoder is the paper's: name a timm model."
+            )
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
         self.image_size, self.landmark_scheme = image_size, landmark_scheme
+        self.squared = squared
         self.pairwise, self.pairwise_weight = pairwise, pairwise_weight
         self.pairwise_norm, self.error_exponent = pairwise_norm, error_exponent
         self.depth_weight, self.stage = depth_weight, stage
         self.view_angles = tuple(math.radians(angle) for angle in view_angles)
         points = num_landmarks(landmark_scheme)
-        self.landmark_network = LandmarkNetwork(
-            image_size,
-            points,
-            tuple(channels),  # type: ignore[arg-type]
-            kernel_size,
-            stride,
-            hidden,
-            dropout,
-        )
+        self.landmark_network: LandmarkNetwork | TimmLandmarkNetwork
+        if encoder == "paper":
+            widths: Any = tuple(channels)
+            self.landmark_network = LandmarkNetwork(image_size, points, widths, kernel_size, stride, hidden, dropout)
+        else:
+            self.landmark_network = TimmLandmarkNetwork(encoder, points, encoder_args or {})
         self.depth_network = DepthNetwork(points, depth_output)
         if stage == "depth":
             self.landmark_network.requires_grad_(False)
@@ -276,7 +315,7 @@ class Zhao2016(FaceMethod):
         if self.stage != "depth":
             points = self.landmark_network(batch["image"])
             flat, mask = target[..., :2], known[..., 0] & known[..., 1]
-            terms["local"] = local_loss(points, flat, mask)
+            terms["local"] = local_loss(points, flat, mask, self.squared)
             total = total + terms["local"]
             if self.pairwise == "distances":
                 terms["pairwise"] = pairwise_loss(points, flat, mask, self.pairwise_norm)

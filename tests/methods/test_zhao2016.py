@@ -221,3 +221,44 @@ def test_an_exponent_below_one_is_refused() -> None:
     with pytest.raises(ConfigurationError, match=r"error_exponent is 0.5"):
         Zhao2016(error_exponent=0.5)
     assert math.isclose(Zhao2016(image_size=32, error_exponent=1.0).error_exponent, 1.0)
+
+
+def test_a_timm_model_stands_in_for_the_2d_network() -> None:
+    torch.manual_seed(0)
+    arguments = {"channels": [8, 16, 32, 64], "stem_width": 8}
+    method = Zhao2016(image_size=32, encoder="resnet10t", encoder_args=arguments, squared=False, pairwise="none")
+    batch = face_batch(4)
+    assert method(batch["image"]).shape == (4, 68, 3)
+    method.train()
+    optimizer = torch.optim.Adam(method.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(60):
+        optimizer.zero_grad()
+        terms = method.losses(batch)
+        terms["total"].backward()
+        optimizer.step()
+        losses.append(float(terms["local"].detach()))
+    assert losses[-1] < 0.2 * losses[0]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert method(batch["image"]).dtype == torch.float32
+
+
+def test_the_local_loss_is_a_mean_distance_without_squares() -> None:
+    target = torch.zeros(1, 2, 2)
+    predicted = torch.tensor([[[3.0, 4.0], [0.0, 1.0]]])
+    mask = torch.ones(1, 2, dtype=torch.bool)
+    assert float(local_loss(predicted, target, mask)) == 13.0
+    assert float(local_loss(predicted, target, mask, squared=False)) == 3.0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"encoder": "resnet_of_mine"}, "encoder is 'resnet_of_mine': use 'paper' or a timm model's name"),
+        ({"encoder": "resnet10t", "encoder_args": {"chanels": [1]}}, "does not take {'num_classes': 0, 'chanels'"),
+        ({"encoder_args": {"channels": [8]}}, "the encoder is the paper's: name a timm model"),
+    ],
+)
+def test_a_wrong_encoder_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        Zhao2016(image_size=32, **options)

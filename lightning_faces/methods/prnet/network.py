@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-import timm
 import torch
 from torch import Tensor, nn
 
 from lightning_faces.errors import ConfigurationError
+from lightning_faces.methods.timm_models import TimmModel
 
 SIGMOID_RANGE = 1.1
 """The published network multiplies its sigmoid by 281.6 = 1.1 * 256: it reaches 0 to 1.1 image sides."""
@@ -77,41 +77,24 @@ def paper_encoder(width: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-class TimmEncoder(nn.Module):
-    """The last feature map of a timm network, of images normalised as it expects.
+class TimmEncoder(TimmModel):
+    """The last feature map of a timm network.
 
     Attributes:
         channels: Channels of the feature map.
         reduction: Side of the image over the side of the feature map.
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, name: str, pretrained: bool) -> None:
-        super().__init__()
-        if not timm.is_model(name):
-            near = timm.list_models(f"*{name.split('_')[0]}*")[:3]
-            hint = f", for instance {' or '.join(near)}" if near else ""
-            raise ConfigurationError(f"PRNet option encoder is {name!r}: use 'resfcn' or a timm model's name{hint}.")
-        try:
-            self.network = timm.create_model(name, pretrained=pretrained, features_only=True, out_indices=(-1,))
-        except (RuntimeError, AttributeError) as error:
-            raise ConfigurationError(
-                f"PRNet option encoder: timm model {name!r} gives no feature maps ({error}); use a convolutional one."
-            ) from error
+        super().__init__(
+            "PRNet option encoder", "resfcn", name, pretrained=pretrained, features_only=True, out_indices=(-1,)
+        )
         self.channels = int(self.network.feature_info.channels()[-1])
         self.reduction = int(self.network.feature_info.reduction()[-1])
-        default = timm.get_pretrained_cfg(name)
-        mean, std = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
-        if default is not None:
-            mean, std = default.mean, default.std
-        self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
-        self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
         """Images ``[B, 3, S, S]`` in [0, 1] to ``[B, channels, S / reduction, S / reduction]``."""
-        return self.network((image - self.mean) / self.std)[-1]  # type: ignore[no-any-return]
+        return super().forward(image)[-1]  # type: ignore[no-any-return]
 
 
 def decoder(in_channels: int, width: int, doublings: int, output: Literal["linear", "sigmoid"]) -> nn.Sequential:
