@@ -1,0 +1,139 @@
+"""The 2D losses of Zhao 2016 on one cached synthetic set: pairwise distances (eq. 4), error differences (3), neither.
+
+    python benchmarks/zhao2016_losses.py [--seeds S ...]
+    python benchmarks/zhao2016_losses.py --look
+
+Trains configs/experiment/zhao2016_losses.yaml (20,000 faces, 6 epochs, about 2 minutes on 2 cores) once per loss and
+seed into runs/zhao2016_losses/, scores each last checkpoint on the synthetic test faces and, where
+LIGHTNING_FACES_DATA holds AFLW2000-3D, on those photographs. Runs that exist are kept, so seeds can be added later.
+Prints means over seeds, and the difference to "none" paired by face and seed, with two 95 % intervals: over faces
+(bootstrap of the faces, seeds averaged) and over seeds (Student's t of the seeds' differences).
+
+The paper gives no weight of the second term. ``--look`` trains 2 epochs at each of three weights with seed 0, which
+the comparison does not use, and prints the validation NME that WEIGHTS was chosen by.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from lightning_faces.__main__ import main as lightning_faces
+from lightning_faces.bootstrap import bootstrap_means, interval
+from lightning_faces.records import Record, read_record, read_samples
+
+CONFIG = "configs/experiment/zhao2016_losses.yaml"
+RUNS = Path("runs/zhao2016_losses")
+LOOK = Path("runs/zhao2016_losses_look")
+WEIGHTS = {"none": 1.0, "distances": 1.0, "errors": 1.0}
+LOOK_WEIGHTS = (0.3, 1.0, 3.0)
+LOOK_EPOCHS = 2
+METRICS = ("nme", "nme_0_30", "nme_30_60", "nme_60_90", "gte")
+
+
+def train(folder: Path, term: str, weight: float, seed: int, *more: str) -> Path:
+    """One run, unless it is there already; its last checkpoint."""
+    checkpoint = folder / "checkpoints" / "last.ckpt"
+    if not (folder / "training.json").exists():
+        lightning_faces(
+            [
+                "fit", "--config", CONFIG, "--experiment", folder.parent.name, "--name", folder.name,
+                "--ckpt_path", "last", "--seed_everything", str(seed),
+                "--model.init_args.pairwise", term, "--model.init_args.pairwise_weight", str(weight), *more,
+            ]
+        )  # fmt: skip
+    return checkpoint
+
+
+def score(folder: Path, checkpoint: Path) -> None:
+    """The records of a run, unless they are there already."""
+    data = {"syntheticfaces": ["--config", CONFIG]}
+    if os.environ.get("LIGHTNING_FACES_DATA"):
+        data["aflw2000"] = ["--data", "AFLW20003D", "--data.image_size", "64"]
+    for name, options in data.items():
+        if not list(folder.glob(f"records/{name}*.json")):
+            lightning_faces(["test", *options, "--ckpt_path", str(checkpoint)])
+
+
+def history(folder: Path) -> list[float]:
+    """Validation NME after each epoch."""
+    with (folder / "metrics.csv").open(newline="") as file:
+        return [float(row["val/nme"]) for row in csv.DictReader(file) if row["val/nme"]]
+
+
+def seed_interval(differences: NDArray[np.float64]) -> tuple[float, float]:
+    """95 % interval of the mean of the seeds' differences ``[S]`` by Student's t."""
+    half = stats.t.ppf(0.975, len(differences) - 1) * differences.std(ddof=1) / np.sqrt(len(differences))
+    return float(differences.mean() - half), float(differences.mean() + half)
+
+
+def show() -> None:
+    """Means over seeds, and paired differences to "none", in percent."""
+    found: dict[tuple[str, str], dict[int, tuple[Record, dict[str, NDArray[np.float64]]]]] = {}
+    for path in sorted(RUNS.glob("*/records/*.json")):
+        term, seed = path.parent.parent.name.split("-seed")
+        record = read_record(path)
+        found.setdefault((record.dataset, term), {})[int(seed)] = (record, read_samples(path, record))
+    for dataset in sorted({dataset for dataset, _ in found}):
+        plain = found.get((dataset, "none"), {})
+        for term in WEIGHTS:
+            runs = found.get((dataset, term), {})
+            seeds = sorted(runs.keys() & plain.keys())
+            if not seeds:
+                continue
+            seen = {runs[seed][0].training.samples_seen for seed in seeds}
+            print(f"\n{dataset}, {term} (weight {WEIGHTS[term]:g}), seeds {seeds}, {sorted(seen)} samples seen")
+            for metric in METRICS:
+                values = np.array([runs[seed][0].metrics[metric].value for seed in seeds])
+                line = f"  {metric:10s} {100 * values.mean():6.2f}  ({', '.join(f'{100 * v:.2f}' for v in values)})"
+                if term != "none" and metric in ("nme", "gte"):
+                    pairs = [runs[seed][1][metric] - plain[seed][1][metric] for seed in seeds]
+                    difference = np.stack(pairs).mean(axis=0)
+                    low, high = interval(bootstrap_means(difference[:, None])[:, 0])
+                    line += f"  minus none {100 * difference.mean():+.2f}, faces [{100 * low:+.2f}, {100 * high:+.2f}]"
+                    if len(seeds) > 1:
+                        low, high = seed_interval(np.stack(pairs).mean(axis=1))
+                        line += f", seeds [{100 * low:+.2f}, {100 * high:+.2f}]"
+                print(line)
+    print("\nvalidation NME after each epoch, mean over seeds")
+    for term in WEIGHTS:
+        curves = [history(folder) for folder in sorted(RUNS.glob(f"{term}-seed*")) if (folder / "metrics.csv").exists()]
+        if curves:
+            print(f"  {term:10s}", "  ".join(f"{100 * value:.2f}" for value in np.mean(curves, axis=0)))
+
+
+def look() -> None:
+    """The short runs that the weights were chosen by."""
+    short = ["--trainer.max_epochs", str(LOOK_EPOCHS), "--model.init_args.lr_scheduler.init_args.T_max"]
+    for term in WEIGHTS:
+        for weight in LOOK_WEIGHTS if term != "none" else (1.0,):
+            folder = LOOK / f"{term}-{weight:g}"
+            train(folder, term, weight, 0, *short, str(LOOK_EPOCHS))
+    for folder in sorted(LOOK.glob("*")):
+        print(folder.name, "validation NME", "  ".join(f"{100 * value:.2f}" for value in history(folder)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="training seeds (default 1 2 3)")
+    parser.add_argument("--look", action="store_true", help="only the short runs that the weights were chosen by")
+    options = parser.parse_args()
+    os.chdir(Path(__file__).resolve().parent.parent)
+    if options.look:
+        look()
+        return
+    for seed in options.seeds:
+        for term, weight in WEIGHTS.items():
+            folder = RUNS / f"{term}-seed{seed}"
+            score(folder, train(folder, term, weight, seed))
+    show()
+
+
+if __name__ == "__main__":
+    main()
