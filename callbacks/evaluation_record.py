@@ -74,6 +74,7 @@ class EvaluationRecord(Callback):
 
     Scored is what the data and the method have: 2D and 3D NME (every depth rule), GTE, APE, CVGTCE where subjects have
     several views, dense NME and per-vertex millimetres where both sides have vertices, and PARM's parameter errors.
+    A method whose test step returns ``vertex_ids`` beside its prediction is scored on those vertices of the face model.
     Each value has a 95 % bootstrap interval. The same run on the same data replaces its record.
 
     During training it counts the samples seen and follows the method's monitored metric. A training counts as converged
@@ -81,7 +82,8 @@ class EvaluationRecord(Callback):
     least six validations is less than 1 % better than the best before.
 
     Args:
-        icp: Score the error after iterative closest points too (about a second per face of 19,000 points).
+        icp: Score the error after iterative closest points too, from each true vertex to the nearest predicted one
+            (about a second per face of 19,000 points).
     """
 
     def __init__(self, icp: bool = False) -> None:
@@ -159,7 +161,7 @@ class EvaluationRecord(Callback):
         dataloader_idx: int = 0,
     ) -> None:  # fmt: skip
         """Score a batch."""
-        self._tests[dataloader_idx].update(outputs["prediction"], batch)
+        self._tests[dataloader_idx].update(outputs["prediction"], batch, outputs.get("vertex_ids"))
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather the ranks' samples; rank 0 writes the records.
@@ -282,12 +284,15 @@ class _Evaluation:
                 "dense_nme": NormalizedMeanError(),
                 "dense_nme_3d": NormalizedMeanError(3),
                 "vertex_mm": PerVertexError(),
-                **({"icp": ICPError()} if icp else {}),
             },
+            "reconstruction": {"icp": ICPError()} if icp else {},
         }
 
-    def update(self, prediction: FacePrediction, batch: FaceBatch) -> None:
-        """Score a batch. Every group is updated on every rank, if need be with no rows, so that all can gather it."""
+    def update(self, prediction: FacePrediction, batch: FaceBatch, vertex_ids: Tensor | None = None) -> None:
+        """Score a batch, of its vertices ``vertex_ids`` or all.
+
+        Every group is updated on every rank, if need be with no rows, so that all can gather it.
+        """
         if self.first_batch is None:
             self.first_batch = batch
         self.sample_ids.update(zip(batch["index"].tolist(), batch["sample_id"]))
@@ -323,14 +328,24 @@ class _Evaluation:
             self._add("coefficients", values)
         if prediction.vertices is not None and "vertices" in has:
             rows = has["pose"] & has["landmarks"] & has["vertices"]
+            preds, target = prediction.vertices[rows], batch["vertices"][rows]
+            if vertex_ids is not None:
+                preds, target = preds[:, vertex_ids], target[:, vertex_ids]
             dense = {
                 "index": batch["index"][rows],
-                "preds": prediction.vertices[rows],
-                "target": batch["vertices"][rows],
+                "preds": preds,
+                "target": target,
                 "reference": batch["landmarks"][rows],
                 "pose": batch["pose"][rows],
             }
             self._add("dense", dense)
+            # Depth has no origin, and nearest points need one. Each true point looks for a predicted one: the other way
+            # round, a prediction that shrinks to one spot of the surface would be perfect.
+            preds, target = (
+                torch.cat((points[..., :2], points[..., 2:] - points[..., 2:].mean(dim=1, keepdim=True)), dim=-1)
+                for points in (preds, target)
+            )
+            self._add("reconstruction", {**dense, "preds": target, "target": preds})
 
     def _add(self, group: str, values: dict[str, Tensor]) -> None:
         for metric in self.groups[group].values():
@@ -385,15 +400,17 @@ def summarise(table: Mapping[str, NDArray[Any]]) -> dict[str, MetricValue]:
         table: ``index``, ``sample_id``, ``yaw``, ``subject`` and one column per metric, ``nme`` among them.
 
     Returns:
-        Each column's mean, the three yaw bins of ``nme``, their mean ``nme_mean``, and the area under the cumulative
-        curve and the failure rate at 7 %.
+        Each column's mean, the three yaw bins of ``nme`` and ``icp`` and their means ``nme_mean`` and ``icp_mean``, and
+        the area under the cumulative curve of ``nme`` and the failure rate at 7 %.
     """
     errors = {k: v for k, v in table.items() if k not in ("index", "sample_id", "yaw", "subject")}
     nme = torch.from_numpy(errors["nme"])
     yaw = torch.from_numpy(table["yaw"])
-    bins = [f"nme_{name}" for name, _, _ in YAW_BINS]
-    for name, _, _ in YAW_BINS:
-        errors[f"nme_{name}"] = torch.where(yaw_bin_mask(yaw, name), nme, float("nan")).numpy()
+    binned = [metric for metric in ("nme", "icp") if metric in errors]
+    for metric in binned:
+        for name, _, _ in YAW_BINS:
+            inside = yaw_bin_mask(yaw, name).numpy()
+            errors[f"{metric}_{name}"] = np.where(inside, errors[metric], float("nan"))
     percent = round(100 * THRESHOLD)
     errors[f"nme_auc_{percent}"] = area_contribution(nme, THRESHOLD).numpy()
     errors[f"nme_failure_{percent}"] = failure_contribution(nme, THRESHOLD).numpy()
@@ -406,11 +423,13 @@ def summarise(table: Mapping[str, NDArray[Any]]) -> dict[str, MetricValue]:
         low, high = interval(draws[:, i])
         count = int((~np.isnan(values[:, i])).sum())
         metrics[name] = MetricValue(float(means[i]), low, high, count, UNITS.get(name, "fraction"), "auc" in name)
-    if all(name in metrics for name in bins):
-        columns = [names.index(name) for name in bins]
-        low, high = interval(draws[:, columns].mean(axis=1))
-        count = sum(metrics[name].samples for name in bins)
-        metrics["nme_mean"] = MetricValue(float(means[columns].mean()), low, high, count, "fraction", False)
+    for metric in binned:
+        bins = [f"{metric}_{name}" for name, _, _ in YAW_BINS]
+        if all(name in metrics for name in bins):
+            columns = [names.index(name) for name in bins]
+            low, high = interval(draws[:, columns].mean(axis=1))
+            count = sum(metrics[name].samples for name in bins)
+            metrics[f"{metric}_mean"] = MetricValue(float(means[columns].mean()), low, high, count, "fraction", False)
     return metrics
 
 

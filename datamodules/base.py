@@ -155,7 +155,8 @@ class FaceDataModule(LightningDataModule, ABC):
             requires = frozenset(method.requires)
             needed = requires if stage == "fit" else frozenset()
             check_compatible(type(method).__name__, method.spec, needed, self.name, self.spec, self.available_targets)
-        targets = (CHEAP_TARGETS | requires) & self.available_targets
+        scored = frozenset(method.scores) if method is not None and stage == "test" else frozenset()
+        targets = (CHEAP_TARGETS | requires | scored) & self.available_targets
         if stage == "fit":
             self.check_reflection(requires, type(method).__name__)
         splits = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("predict",)}[stage]

@@ -31,6 +31,8 @@ class FaceMethod(LightningModule, ABC):
 
     requires: frozenset[str] = frozenset({"landmarks"})
     """Target keys of the batch that the method trains on."""
+    scores: frozenset[str] = frozenset()
+    """Further target keys that a test scores where the data has them."""
     monitor = "val/nme"
     """The metric that decides which checkpoint is best, and that plateau schedules follow."""
 

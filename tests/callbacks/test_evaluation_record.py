@@ -142,7 +142,8 @@ def test_the_record_holds_every_metric_with_its_interval_and_the_samples_behind_
     assert set(record.metrics) == {
         "nme", "nme_0_30", "nme_30_60", "nme_60_90", "nme_mean", "nme_auc_7", "nme_failure_7", "nme_visible",
         "nme_3d_raw", "nme_3d_mean", "nme_3d_min", "nme_3d_similarity", "gte", "ape", "cvgtce", "cvgtce_printed",
-        "dense_nme", "dense_nme_3d", "vertex_mm", "icp", "pose_error", "identity_error", "expression_error",
+        "dense_nme", "dense_nme_3d", "vertex_mm", "icp", "icp_0_30", "icp_30_60", "icp_60_90", "icp_mean", "pose_error",
+        "identity_error", "expression_error",
     }  # fmt: skip
     bins = [record.metrics[f"nme_{name}"].value for name in ("0_30", "30_60", "60_90")]
     assert record.metrics["nme_mean"].value == pytest.approx(np.mean(bins), abs=1e-12)
@@ -230,6 +231,43 @@ def test_converged_means_that_the_last_third_brought_less_than_one_percent(
     callback = EvaluationRecord()
     callback.history = history
     assert callback.converged is converged
+
+
+class Shifted(Noisy):
+    """Vertices are right but for those after the first ten, and all are moved in depth."""
+
+    def predict_faces(self, batch: FaceBatch) -> FacePrediction:
+        vertices = batch["vertices"] + torch.tensor((0.0, 0.0, 300.0))
+        vertices[:, 10:] = 0
+        return FacePrediction(batch["landmarks"] + self.shift, vertices, pose=batch["pose"])
+
+    def test_step(self, batch: FaceBatch, batch_idx: int) -> dict[str, Any]:
+        return {**super().test_step(batch, batch_idx), "vertex_ids": torch.arange(10)}
+
+
+def test_a_method_may_say_which_vertices_it_is_scored_on(tmp_path: Path) -> None:
+    trainer(tmp_path).test(Shifted(), datamodule=Data(), verbose=False)
+    metrics = read_record(tmp_path / "records" / "randomfaces-test-32px.json").metrics
+    assert metrics["dense_nme"].value == pytest.approx(0, abs=1e-6)
+    assert metrics["dense_nme_3d"].value == pytest.approx(0, abs=1e-5)
+    # Nearest points do not depend on where depth begins.
+    assert metrics["icp"].value == pytest.approx(0, abs=1e-5)
+    assert metrics["icp_60_90"].samples == 8
+
+
+class Collapsed(Noisy):
+    """A hundredth of the true size."""
+
+    def predict_faces(self, batch: FaceBatch) -> FacePrediction:
+        middle = batch["vertices"][:, :1]
+        return FacePrediction(
+            batch["landmarks"] + self.shift, middle + 0.01 * (batch["vertices"] - middle), pose=batch["pose"]
+        )
+
+
+def test_a_collapsed_face_is_not_perfect_after_icp(tmp_path: Path) -> None:
+    trainer(tmp_path).test(Collapsed(), datamodule=Data(), verbose=False)
+    assert read_record(tmp_path / "records" / "randomfaces-test-32px.json").metrics["icp"].value > 0.2
 
 
 def test_labels_without_depth_have_no_three_dimensional_metric() -> None:

@@ -17,8 +17,7 @@ from lightning_faces.geometry.rotation import matrix_to_euler
 from lightning_faces.methods.base import FaceMethod, image_to_unit, masked_mean
 from lightning_faces.methods.prnet.loss import depth_from_minimum, position_map_loss
 from lightning_faces.methods.prnet.network import PositionMapNetwork
-from lightning_faces.metrics import ICPError, NormalizedMeanError
-from lightning_faces.metrics.base import YAW_BINS
+from lightning_faces.metrics import NormalizedMeanError
 from lightning_faces.morphable import MorphableModel
 from lightning_faces.morphable.uvmap import UVGrid
 
@@ -30,9 +29,8 @@ class PRNet(FaceMethod):
     beyond the image where the face is, and are never clipped. The face model serves as the mesh that the map unwraps
     and as the canonical face of the pose; the network itself knows no shape space.
 
-    Beyond the metrics of every method, ``test/`` has, over the vertices read from the map, ``dense_nme``,
-    ``dense_nme_3d`` and the error after ICP ``icp`` with its yaw bins (figures 7 to 9; from each true point to the
-    nearest predicted one).
+    Where the data has vertices, tests score those of the face without the neck (figures 7 to 10), whatever the weights:
+    ``test/dense_nme`` and ``test/dense_nme_3d`` beyond the metrics of every method, and the same vertices in records.
 
     Args:
         image_size: Side of the input in pixels.
@@ -51,6 +49,7 @@ class PRNet(FaceMethod):
     """
 
     requires = frozenset({"landmarks", "position_map"})
+    scores = frozenset({"vertices"})
 
     def __init__(
         self,
@@ -82,22 +81,22 @@ class PRNet(FaceMethod):
         self.uv = UVGrid(self.face_model, self.map_size)
         weights = self.uv.weights(weight_ratios)
         self.register_buffer("weights", weights, persistent=False)
+        face = torch.ones(len(self.uv.vertex_ids), dtype=torch.bool)
+        if "neck" in self.face_model.region_masks:
+            face = ~self.face_model.region_masks["neck"][self.uv.vertex_ids]
         # What has no weight is not learnt, so no vertex is read from it.
-        learnt = torch.ones(len(self.uv.vertex_ids), dtype=torch.bool)
-        if weight_ratios[3] == 0 and "neck" in self.face_model.region_masks:
-            learnt = ~self.face_model.region_masks["neck"][self.uv.vertex_ids]
+        learnt = face if weight_ratios[3] == 0 else torch.ones_like(face)
         self.register_buffer("learnt", learnt.nonzero()[:, 0], persistent=False)
         self.register_buffer("learnt_vertices", self.uv.vertex_ids[learnt], persistent=False)
+        self.register_buffer("face_vertices", self.uv.vertex_ids[face], persistent=False)
         self.weights: Tensor
         self.learnt: Tensor
         self.learnt_vertices: Tensor
+        self.face_vertices: Tensor
         self.dense_metrics = MetricCollection(
             {"test/dense_nme": NormalizedMeanError(), "test/dense_nme_3d": NormalizedMeanError(dimensions=3)},
             compute_groups=False,
         )
-        icp = {"test/icp": ICPError(), "test/icp_mean": ICPError(yaw_bin="mean")}
-        icp.update({f"test/icp_{name}": ICPError(yaw_bin=name) for name, _, _ in YAW_BINS})  # type: ignore[arg-type]
-        self.icp_metrics = MetricCollection(dict(icp), compute_groups=[list(icp)])
 
     @property
     def spec(self) -> FaceSpec:
@@ -198,26 +197,17 @@ class PRNet(FaceMethod):
             depth = vertices[..., 2:] - vertices[:, self.learnt_vertices, 2].amin(dim=1)[:, None, None]
             return raster.to_image(raster.interpolate(depth, faces))
 
-    def test_step(self, batch: FaceBatch, batch_idx: int) -> dict[str, FacePrediction]:
-        """Score one batch, sparse and dense."""
-        result = super().test_step(batch, batch_idx)
-        self._score_dense(result["prediction"], batch)
-        return result
-
-    def _score_dense(self, prediction: FacePrediction, batch: FaceBatch) -> None:
+    def test_step(self, batch: FaceBatch, batch_idx: int) -> dict[str, Any]:
+        """Score one batch, sparse and dense; ``vertex_ids`` tells records which vertices are the face's."""
+        result: dict[str, Any] = super().test_step(batch, batch_idx)
         has = batch["has"]
-        assert prediction.vertices is not None
-        if "position_map" not in has or not bool((has["position_map"] & has["landmarks"]).any()):
-            return
-        rows = has["position_map"] & has["landmarks"]
-        common: dict[str, Any] = {"index": batch["index"][rows], "reference": batch["landmarks"][rows]}
-        points = prediction.vertices[rows][:, self.learnt_vertices]
-        target = self.uv.vertices(batch["position_map"][rows])[:, self.learnt]
-        self.dense_metrics.update(preds=points, target=target, **common)
-        # Nearest points need a common origin of depth. Each true point looks for a predicted one: the other way round,
-        # a prediction that shrinks to one spot of the surface would be perfect.
-        points, target = (torch.cat((p[..., :2], p[..., 2:] - p[..., 2:].mean(1, True)), -1) for p in (points, target))
-        yaw = batch["yaw"][rows] if "yaw" in has else None
-        self.icp_metrics.update(preds=target, target=points, yaw=yaw, **common)
-        for metrics in (self.dense_metrics, self.icp_metrics):
-            self.log_dict(metrics, batch_size=len(batch["index"]))
+        rows = has["landmarks"] & has.get("vertices", torch.zeros_like(has["landmarks"]))
+        if bool(rows.any()):
+            self.dense_metrics.update(
+                preds=result["prediction"].vertices[rows][:, self.face_vertices],
+                target=batch["vertices"][rows][:, self.face_vertices],
+                index=batch["index"][rows],
+                reference=batch["landmarks"][rows],
+            )
+            self.log_dict(self.dense_metrics, batch_size=len(batch["index"]))
+        return {**result, "vertex_ids": self.face_vertices}
