@@ -40,6 +40,14 @@ COLUMNS = (
 PIPED_WIDTH = 200
 NARROW = 140
 CURVE_END = 0.10
+CURVES = {
+    "nme": "2D NME",
+    "nme_3d_mean": "3D NME",
+    "dense_nme": "dense 2D NME",
+    "dense_nme_3d": "dense 3D NME",
+    "icp": "error after ICP",
+}
+"""Errors whose cumulative curves the page draws where records have them; of 2D NME and ICP, those by yaw too."""
 _DOWNLOADED = "from-wandb"
 YAW_STEP = 10
 
@@ -481,23 +489,26 @@ def _legend(labels: Sequence[str]) -> str:
     return f'<ul class="legend">{"".join(items)}</ul>'
 
 
-def error_curve(entry: Entry) -> list[tuple[float, float]]:
-    """Cumulative error distribution of the 2D NME: (percent, fraction of faces) at each of 101 thresholds."""
-    errors = entry.samples["nme"]
+def error_curve(entry: Entry, metric: str = "nme") -> list[tuple[float, float]]:
+    """Cumulative error distribution: (percent, fraction of faces) at each of 101 thresholds; empty without errors."""
+    errors = entry.samples.get(metric, np.zeros(0))
     errors = np.sort(errors[~np.isnan(errors)])
+    if not len(errors):
+        return []
     thresholds = np.linspace(0, CURVE_END, 101)
     fractions = np.searchsorted(errors, thresholds, side="right") / len(errors)
     return list(zip((100 * thresholds).tolist(), fractions.tolist()))
 
 
-def error_by_yaw(entry: Entry) -> list[tuple[float, float]]:
-    """Mean 2D NME in percent of the faces in each 10 degrees of ``|yaw|``, at their middle; 90 and beyond is one."""
-    yaw, nme = np.abs(entry.samples["yaw"]), entry.samples["nme"]
+def error_by_yaw(entry: Entry, metric: str = "nme") -> list[tuple[float, float]]:
+    """Mean error in percent of the faces in each 10 degrees of ``|yaw|``, at their middle; 90 and beyond is one."""
+    yaw = np.abs(entry.samples["yaw"])
+    errors = entry.samples.get(metric, np.full(len(yaw), np.nan))
     points = []
     for start in range(0, 100, YAW_STEP):
-        inside = (yaw >= start) & ((yaw < start + YAW_STEP) | (start >= 90)) & ~np.isnan(nme)
+        inside = (yaw >= start) & ((yaw < start + YAW_STEP) | (start >= 90)) & ~np.isnan(errors)
         if inside.any():
-            points.append((start + YAW_STEP / 2, float(100 * nme[inside].mean())))
+            points.append((start + YAW_STEP / 2, float(100 * errors[inside].mean())))
     return points
 
 
@@ -555,14 +566,18 @@ def to_html(found: Sequence[Board], problems: Sequence[str]) -> str:
         parts.append("<ul class='notes'>" + "".join(f"<li>{html.escape(n)}</li>" for n in _notes(board)) + "</ul>")
         rows = [row for row in board.rows if "nme" in row.entry.samples]
         labels = [_label(row) for row in rows]
-        curves = [(label, error_curve(row.entry)) for label, row in zip(labels, rows)]
-        by_yaw = [(label, error_by_yaw(row.entry)) for label, row in zip(labels, rows)]
         parts.append('<div class="charts">')
-        parts.append(
-            _chart("Cumulative error distribution", curves, "2D NME (%)", "fraction of faces", 100 * CURVE_END, 1.0)
-        )
-        if any(points for _, points in by_yaw):
-            parts.append(_chart("Error by yaw", by_yaw, "|yaw| (degrees, steps of 10)", "mean 2D NME (%)", 100))
+        for metric, name in CURVES.items():
+            # Every row has its line, empty or not, so that its colour is the same in all charts.
+            curves = [(label, error_curve(row.entry, metric)) for label, row in zip(labels, rows)]
+            if not any(points for _, points in curves):
+                continue
+            title = f"Cumulative error distribution, {name}"
+            parts.append(_chart(title, curves, f"{name} (%)", "fraction of faces", 100 * CURVE_END, 1.0))
+            by_yaw = [(label, error_by_yaw(row.entry, metric)) for label, row in zip(labels, rows)]
+            if metric in ("nme", "icp") and any(points for _, points in by_yaw):
+                title = f"Error by yaw, {name}"
+                parts.append(_chart(title, by_yaw, "|yaw| (degrees, steps of 10)", f"mean {name} (%)", 100))
         parts.append("</div>" + _legend(labels))
         parts.append("<h3>Faces: true landmarks green, predicted red</h3>")
         parts += [_faces(row) for row in rows if "faces" in row.entry.samples]

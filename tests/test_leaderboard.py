@@ -289,6 +289,10 @@ def test_curves_are_those_of_the_errors(runs: Path) -> None:
     by_yaw = dict(leaderboard.error_by_yaw(entry))
     inside = (np.abs(YAW) >= 40) & (np.abs(YAW) < 50)
     assert by_yaw[45.0] == pytest.approx(100 * errors[inside].mean())
+    assert leaderboard.error_curve(entry, "icp") == leaderboard.error_by_yaw(entry, "icp") == []
+    entry.samples["icp"] = errors / 2
+    assert leaderboard.error_curve(entry, "icp")[20][1] == curve[40][1]
+    assert dict(leaderboard.error_by_yaw(entry, "icp"))[45.0] == pytest.approx(50 * errors[inside].mean())
 
 
 def test_the_page_escapes_what_records_say_and_refers_to_nothing_outside(runs: Path, tmp_path: Path) -> None:
