@@ -26,17 +26,29 @@ class BestCheckpoint(_RunCheckpoint):
     """Keeps ``best.ckpt``.
 
     Args:
-        monitor: The metric that decides.
+        monitor: The metric that decides; None is the method's own ``monitor``.
         mode: Whether less or more of it is better.
         dirpath: Folder; None is ``checkpoints`` below the trainer's root folder.
     """
 
     def __init__(
-        self, monitor: str = "val/nme", mode: Literal["min", "max"] = "min", dirpath: str | None = None
+        self, monitor: str | None = None, mode: Literal["min", "max"] = "min", dirpath: str | None = None
     ) -> None:
         super().__init__(
-            dirpath, "best", monitor=monitor, mode=mode, auto_insert_metric_name=False, enable_version_counter=False
+            dirpath,
+            "best",
+            monitor=monitor or "val/nme",
+            mode=mode,
+            auto_insert_metric_name=False,
+            enable_version_counter=False,
         )
+        self._follows_method = monitor is None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Take the method's monitored metric where none was given."""
+        if self._follows_method:
+            self.monitor = getattr(pl_module, "monitor", self.monitor)
+        super().setup(trainer, pl_module, stage)
 
 
 class LastCheckpoint(_RunCheckpoint):

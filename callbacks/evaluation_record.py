@@ -209,6 +209,7 @@ class EvaluationRecord(Callback):
                 "crop": f"square around the {getattr(dataset, 'box', 'tight')} box of the true landmarks",
                 # Two lists of AFLW2000-3D's yaw angles are in use, and 242 faces change their bin between them.
                 "yaw": hashlib.sha256(np.round(table["yaw"], 2).tobytes()).hexdigest()[:8],
+                **getattr(pl_module, "protocol", {}),
             },
             metrics=summarise(table),
             samples_file="",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -33,6 +34,8 @@ class FaceMethod(LightningModule, ABC):
     """Target keys of the batch that the method trains on."""
     scores: frozenset[str] = frozenset()
     """Further target keys that a test scores where the data has them."""
+    protocol: Mapping[str, str] = {}
+    """What a record of this method must say beside the usual, such as another input than the image."""
     monitor = "val/nme"
     """The metric that decides which checkpoint is best, and that plateau schedules follow."""
 

@@ -7,6 +7,8 @@ coordinates alone.
 from __future__ import annotations
 
 import math
+import pickle
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -136,7 +138,8 @@ def standardize(points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     mean = points.mean(dim=1, keepdim=True)
     scale = points[..., :2].std(dim=1, correction=0, keepdim=True).mean(dim=-1, keepdim=True)
-    return (points - mean) / scale, mean, scale
+    # A sample without landmarks has all of them at 0.
+    return (points - mean) / scale.clamp(min=torch.finfo(scale.dtype).tiny), mean, scale
 
 
 def local_loss(points: Tensor, target: Tensor, mask: Tensor, squared: bool = True) -> Tensor:
@@ -232,7 +235,9 @@ class Zhao2016(FaceMethod):
         view_angles: Standard deviations in degrees of the pitch, yaw and roll by which the 3D landmarks are turned to
             make new views for the depth network (section 5.1); zeros keep the views as they are.
         stage: Which part is trained: "joint" (each network on true targets), "landmarks" (2D alone), "depth" (depth
-            alone) or "end_to_end" (depth from the predicted landmarks, gradients through both networks).
+            alone, from true 2D landmarks in crops of any size, which it also predicts and is scored on) or
+            "end_to_end" (depth from the predicted landmarks, gradients through both networks).
+        start_from: Checkpoint of an earlier stage whose weights the training starts from.
         optimizer: Makes the optimizer; the paper trains the depth network by RMSProp at 0.01.
         lr_scheduler: Makes the learning-rate schedule.
         lr_scheduler_interval: Whether the schedule advances by epoch or by step.
@@ -260,6 +265,7 @@ class Zhao2016(FaceMethod):
         depth_weight: float = 0.1,
         view_angles: tuple[float, float, float] = (10.0, 20.0, 10.0),
         stage: Literal["joint", "landmarks", "depth", "end_to_end"] = "joint",
+        start_from: str | None = None,
         optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=1e-3),
         lr_scheduler: LRSchedulerCallable | None = None,
         lr_scheduler_interval: Literal["epoch", "step"] = "epoch",
@@ -271,7 +277,7 @@ class Zhao2016(FaceMethod):
             raise ConfigurationError(
                 f"Zhao2016 option encoder_args is {encoder_args}, but the encoder is the paper's: name a timm model."
             )
-        self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
+        self.save_hyperparameters(ignore=["optimizer", "lr_scheduler", "start_from"])
         self.image_size, self.landmark_scheme = image_size, landmark_scheme
         self.squared = squared
         self.pairwise, self.pairwise_weight = pairwise, pairwise_weight
@@ -288,13 +294,27 @@ class Zhao2016(FaceMethod):
         self.depth_network = DepthNetwork(points, depth_output)
         if stage == "depth":
             self.landmark_network.requires_grad_(False)
+            self.monitor = "val/gte"
+            self.protocol = {"input": "true 2D landmarks"}
         if stage == "landmarks":
             self.depth_network.requires_grad_(False)
+        if start_from is not None:
+            self._take_weights(Path(start_from).expanduser())
+
+    def _take_weights(self, path: Path) -> None:
+        try:
+            self.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
+        except (OSError, EOFError, KeyError, pickle.UnpicklingError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ConfigurationError(
+                f"Zhao2016 option start_from is {path}, which is no checkpoint of these networks: {reason}"
+            ) from error
 
     @property
     def spec(self) -> FaceSpec:
-        """Crops of ``image_size`` with landmarks of ``landmark_scheme``."""
-        return FaceSpec(image_size=self.image_size, landmark_scheme=self.landmark_scheme)
+        """Crops of ``image_size``, which the stage "depth" does not look at, with landmarks of ``landmark_scheme``."""
+        image_size = None if self.stage == "depth" else self.image_size
+        return FaceSpec(image_size=image_size, landmark_scheme=self.landmark_scheme)
 
     def forward(self, image: Tensor) -> Tensor:
         """Images ``[B, 3, H, W]`` to landmarks ``[B, l, 3]``, image frame; the depth has mean 0."""
@@ -345,5 +365,16 @@ class Zhao2016(FaceMethod):
         return (centred * flip) @ rotation.transpose(1, 2) * flip
 
     def predict_faces(self, batch: FaceBatch) -> FacePrediction:
-        """Landmarks with depths of mean 0."""
-        return FacePrediction(landmarks=self(batch["image"]))
+        """Landmarks with depths of mean 0; in the stage "depth" the true 2D landmarks, which the batch must have.
+
+        Raises:
+            ConfigurationError: If the stage is "depth" and the batch has none.
+        """
+        if self.stage != "depth":
+            return FacePrediction(landmarks=self(batch["image"]))
+        if "landmarks" not in batch:
+            raise ConfigurationError(
+                'Zhao2016 was trained in the stage "depth", which adds depth to true 2D landmarks, and these data have '
+                "none: use a checkpoint of another stage."
+            )
+        return FacePrediction(landmarks=self._with_depth(batch["landmarks"][..., :2]))

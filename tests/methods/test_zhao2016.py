@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
+import tests.fakes.noise_faces  # noqa: F401 - makes NoiseFaces a short name
 from lightning_faces.batch import FaceBatch, collate_faces
+from lightning_faces.cli import main as cli_main
 from lightning_faces.errors import ConfigurationError
 from lightning_faces.methods import Zhao2016
 from lightning_faces.methods.zhao2016 import (
@@ -21,6 +24,7 @@ from lightning_faces.methods.zhao2016 import (
     pairwise_loss,
     standardize,
 )
+from lightning_faces.records import read_record
 
 SHAPES: dict[str, tuple[int, ...]] = {
     "landmarks": (68, 3),
@@ -262,3 +266,77 @@ def test_the_local_loss_is_a_mean_distance_without_squares() -> None:
 def test_a_wrong_encoder_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         Zhao2016(image_size=32, **options)
+
+
+def test_the_depth_stage_adds_depth_to_true_points_in_crops_of_any_size() -> None:
+    torch.manual_seed(0)
+    method = Zhao2016(image_size=64, channels=(4, 4, 4, 4), hidden=16, stage="depth").eval()
+    assert method.spec.image_size is None
+    assert method.monitor == "val/gte"
+    assert Zhao2016(image_size=32).monitor == "val/nme"
+    batch = face_batch(3, image_size=8)
+    predicted = method.predict_faces(batch).landmarks
+    torch.testing.assert_close(predicted[..., :2], batch["landmarks"][..., :2])
+    standard, _, scale = standardize(batch["landmarks"][..., :2])
+    torch.testing.assert_close(predicted[..., 2], method.depth_network(standard) * scale[..., 0])
+    del batch["landmarks"]
+    with pytest.raises(ConfigurationError, match="adds depth to true 2D landmarks, and these data have none"):
+        method.predict_faces(batch)
+
+
+def test_a_sample_without_landmarks_leaves_the_loss_finite() -> None:
+    torch.manual_seed(0)
+    batch = face_batch(3)
+    for key in ("landmarks", "landmark_mask"):
+        batch[key][2] = 0  # type: ignore[literal-required]
+    batch["has"]["landmarks"][2] = False
+    method = Zhao2016(image_size=32, channels=(4, 4, 4, 4), hidden=16, dropout=0.0)
+    losses = method.losses(batch)
+    losses["total"].backward()
+    assert float(losses["depth"].detach()) > 0
+    assert all(bool(p.grad.isfinite().all()) for p in method.parameters() if p.grad is not None)
+
+
+SMALL = ["--model", "Zhao2016", "--model.image_size=32", "--model.hidden=8", "--model.channels=[2,2,2,2]"]
+QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--trainer.max_epochs=1"]
+
+
+def test_stages_hand_their_weights_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    common = [*SMALL, *QUIET, "--data", "NoiseFaces", "--experiment=stages"]
+    states = {}
+    for name, stage, size in (("one", "landmarks", 32), ("two", "depth", 8), ("three", "end_to_end", 32)):
+        start = [f"--model.start_from=runs/stages/{list(states)[-1]}/checkpoints/last.ckpt"] if states else []
+        options = [f"--name={name}", f"--model.stage={stage}", f"--data.image_size={size}", *start]
+        cli_main(["fit", *common, *options])
+        saved = torch.load(f"runs/stages/{name}/checkpoints/last.ckpt", weights_only=True)
+        assert "start_from" not in saved["hyper_parameters"]
+        states[name] = saved["state_dict"]
+    for key, value in states["one"].items():
+        kept = torch.equal(states["two"][key], value)
+        assert kept is key.startswith("landmark_network"), key
+    moved = [key for key, value in states["two"].items() if not torch.equal(states["three"][key], value)]
+    assert {key.split(".")[0] for key in moved} == {"landmark_network", "depth_network"}
+    cli_main(
+        ["test", "--data", "NoiseFaces", "--data.image_size=8", "--ckpt_path=runs/stages/two/checkpoints/best.ckpt"]
+    )
+    record = read_record(next(Path("runs/stages/two/records").glob("*.json")))
+    assert record.protocol["input"] == "true 2D landmarks"
+    assert record.metrics["nme"].value == pytest.approx(0, abs=1e-7)
+    assert record.metrics["gte"].value > 0.01
+    best = torch.load("runs/stages/two/checkpoints/best.ckpt", weights_only=True)
+    followed = [s["monitor"] for key, s in best["callbacks"].items() if key.startswith("BestCheckpoint")]
+    assert followed == ["val/gte"]
+
+
+@pytest.mark.parametrize("content", [None, b"no checkpoint", "other"])
+def test_a_wrong_start_is_refused_in_one_sentence(tmp_path: Path, content: bytes | str | None) -> None:
+    path = tmp_path / "a.ckpt"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        torch.save({"state_dict": Zhao2016(image_size=32, hidden=8).state_dict()}, path)
+    with pytest.raises(
+        ConfigurationError, match=r"start_from is .*a\.ckpt, which is no checkpoint of these networks: "
+    ):
+        Zhao2016(image_size=32, hidden=16, start_from=str(path))
