@@ -8,9 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from callbacks import ContactSheet, DenseSheet
+from callbacks import ContactSheet, DenseSheet, MetricsCSV
 from callbacks.dense_pictures import DenseFace, colours, scatter, tiles_of
 from callbacks.pictures import MARGIN, PREDICTED_COLOUR, TRUE_COLOUR, Face, contact_sheet
+from datamodules import SyntheticFaces
 from lightning_faces.batch import FacePrediction
 from lightning_faces.errors import ConfigurationError
 from tests.callbacks.training import data, method, trainer
@@ -93,3 +94,56 @@ def test_dense_sheets_of_a_method_with_surfaces_and_of_one_without(tmp_path: Pat
     }
     trainer(tmp_path / "without", [DenseSheet()], max_epochs=1).fit(method(), data())
     assert not (tmp_path / "without" / "pictures").exists()
+
+
+class Board(MetricsCSV):
+    """A logger that takes pictures as TensorBoard's does."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.pictures: dict[str, tuple[int, np.ndarray]] = {}
+
+    @property
+    def experiment(self) -> Board:
+        return self
+
+    def add_image(self, key: str, image: torch.Tensor, step: int, dataformats: str) -> None:
+        assert dataformats == "HWC"
+        self.pictures[key] = (step, image.numpy())
+
+
+def test_dense_sheets_show_surfaces_errors_and_all_maps_to_any_logger(tmp_path: Path) -> None:
+    class Off(type(method())):  # type: ignore[misc]
+        """Vertices that are off by 5 % of the face's size."""
+
+        requires = frozenset({"landmarks", "vertices", "position_map", "pncc", "offsets", "shading"})
+
+        def predict_faces(self, batch: Any) -> FacePrediction:
+            shift = 0.05 * batch["face_size"][:, None, None] * torch.tensor([1.0, 0.0, 0.0])
+            return FacePrediction(batch["landmarks"], vertices=batch["vertices"] + shift)
+
+    faces = SyntheticFaces(4, 2, 2, image_size=32, position_map_size=32, batch_size=4, num_workers=0)
+    board = Board(tmp_path)
+    sheets = [ContactSheet(), DenseSheet(num_faces=2)]
+    run = trainer(tmp_path, sheets, board, max_epochs=1)
+    run.fit(Off(image_size=32, hidden=8, channels=(2, 2, 2, 2)), faces)
+    assert {key: step for key, (step, _) in board.pictures.items()} == {"val/faces": 0, "val/dense": 0}
+    sheet = board.pictures["val/dense"][1]
+    with Image.open(tmp_path / "pictures" / "val-dense-last.png") as stored:
+        assert np.array_equal(np.asarray(stored), sheet)
+    tile, line = 192, 14
+    columns = ["image", "predicted", "true", "error", "position_map", "pncc", "offsets", "shading"]
+    assert sheet.shape == (line + MARGIN + 2 * (tile + line + MARGIN), len(columns) * (tile + MARGIN) + MARGIN, 3)
+    top, middle = line + MARGIN, colours(torch.tensor(0.5)).astype(int)
+    tiles = {
+        name: sheet[top : top + tile, MARGIN + k * (tile + MARGIN) : (k + 1) * (tile + MARGIN)].astype(int)
+        for k, name in enumerate(columns)
+    }
+    # An error of 5 % is the middle of the scale; depths take all of it, and the photograph none in particular.
+    at_middle = {name: (np.abs(drawn - middle).max(axis=2) <= 1).mean() for name, drawn in tiles.items()}
+    assert at_middle["error"] > 0.1 > 10 * max(at_middle[name] for name in ("image", "predicted", "true"))
+    for name in ("position_map", "pncc", "offsets", "shading"):
+        # A map uses its whole range, and differs from every other tile.
+        assert np.ptp(tiles[name]) > 200, name
+        assert all(np.abs(tiles[name] - tiles[other]).mean() > 5 for other in columns if other != name), name
+    assert (tiles["shading"].max(axis=2) == tiles["shading"].min(axis=2)).all()
