@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from lightning import LightningModule
@@ -52,6 +53,18 @@ class FaceMethod(LightningModule, ABC):
         self.val_metrics = landmark_metrics().clone(prefix="val/")
         self.test_metrics = landmark_metrics(yaw_bins=True).clone(prefix="test/")
         self.val_loss = MeanMetric()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FaceMethod:
+        """A copy with weights of its own, as weight averaging makes, that shares the optimizer's factory.
+
+        The factories that the command line makes hold the whole program, so that copying them would copy the data set.
+        """
+        for factory in (self.make_optimizer, self.make_lr_scheduler):
+            memo[id(factory)] = factory
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        copied.__setstate__(copy.deepcopy(self.__getstate__(), memo))  # type: ignore[no-untyped-call]
+        return copied
 
     @property
     def spec(self) -> FaceSpec:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -52,3 +54,23 @@ def test_data_of_another_size_is_refused_before_the_first_step(tmp_path: Path) -
 def test_a_split_smaller_than_a_batch_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"has 3 samples, fewer than one batch of 4.*at most 3"):
         trainer(tmp_path).fit(MeanLandmarks(), datamodule=NoiseFaces(train_size=3, batch_size=4))
+
+
+class _Factory:
+    """As the command line's, it holds the data."""
+
+    def __call__(self, params: Any) -> torch.optim.Optimizer:
+        return torch.optim.SGD(params, lr=0.1)
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        raise AssertionError("the data set would be copied")
+
+
+def test_a_copy_of_the_weights_does_not_copy_the_data() -> None:
+    method = Zhao2016(image_size=32)
+    method.make_optimizer = _Factory()
+    copied = copy.deepcopy(method)
+    assert copied.make_optimizer is method.make_optimizer
+    for ours, theirs in zip(method.parameters(), copied.parameters()):
+        assert torch.equal(ours, theirs)
+        assert ours.data_ptr() != theirs.data_ptr()
