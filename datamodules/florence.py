@@ -17,11 +17,14 @@ from datamodules.table import Annotations, TableFaceDataModule, TableFaceDataset
 from lightning_faces.batch import FaceSpec
 from lightning_faces.errors import DataError
 from lightning_faces.geometry import weak_perspective
+from lightning_faces.geometry.camera import face_size
 from lightning_faces.morphable import MorphableModel
 
 
 class ScanFaceDataset(TableFaceDataset):
     """Pictures of scanned faces, with the face model registered to the scans as true vertices.
+
+    Where the table has no landmarks, they are those of the registered model.
 
     Attributes:
         model: The face model; None gives no vertices.
@@ -49,6 +52,11 @@ class ScanFaceDataset(TableFaceDataset):
         pose = torch.from_numpy(raw.targets["pose"]).double()
         placed: NDArray[Any] = weak_perspective(torch.from_numpy(vertices).double(), pose).float().numpy()
         raw.targets["vertices"] = placed
+        if "landmarks" not in raw.targets and "bfm" in self.model.landmark_embeddings:
+            points = self.model.landmarks(torch.from_numpy(placed)[None], "bfm")[0]
+            raw.targets["landmarks"] = points.numpy()
+            raw.targets["landmark_mask"] = np.ones(points.shape, dtype=bool)
+            raw.targets["face_size"] = face_size(points).numpy()
         return raw
 
 

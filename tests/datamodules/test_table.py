@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -160,6 +161,18 @@ def test_florence_places_registered_scans_by_the_pose(tmp_path: Path, monkeypatc
     assert raw.numbers == {"subject": 7, "view": 3}
     assert "vertices" not in make(module).read(1).targets
     assert "vertices" not in make(Florence(root=str(tmp_path))).read(0).targets
+    # A table with a box for each picture and no landmarks: those of the registered model.
+    table = read_annotations(folder, "68")
+    boxes = np.array([[20.0, 20, 100, 90]] * 2)
+    (folder / "annotations.csv").unlink()
+    replace(table, path=folder / "annotations.npz", landmarks=np.zeros((2, 0, 3)), box=boxes).save()
+    raw = make(module).read(0)
+    landmarks = model.landmarks(torch.from_numpy(expected.numpy())[None], "bfm")[0].numpy()
+    assert np.abs(raw.targets["landmarks"] - landmarks).max() < 1e-3
+    assert raw.targets["landmark_mask"].all()
+    size = np.sqrt(np.prod(np.ptp(landmarks[:, :2], axis=0)))
+    assert raw.targets["face_size"] == pytest.approx(size, rel=1e-4)
+    assert raw.box.tolist() == [20, 20, 100, 90]
 
 
 @pytest.mark.parametrize(
