@@ -11,8 +11,9 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Literal
 
+Fault = Literal["refuses", "is silent"]
 ENTITY = {"id": "entity", "name": "tester"}
 
 
@@ -35,11 +36,16 @@ class StandIn:
     Args:
         trials: Parameters of the trials that a sweep's agent is given, in this order.
         stop: Says of a running trial's history whether the agent shall stop it.
+        fault: What is wrong with its answers to questions about runs; None for nothing.
     """
 
     def __init__(
-        self, trials: list[dict[str, Any]] | None = None, stop: Callable[[list[dict[str, Any]]], bool] | None = None
+        self,
+        trials: list[dict[str, Any]] | None = None,
+        stop: Callable[[list[dict[str, Any]]], bool] | None = None,
+        fault: Fault | None = None,
     ) -> None:
+        self.fault, self.closed = fault, threading.Event()
         self.trials, self.stop = trials or [], stop or (lambda history: False)
         self.runs: dict[str, Run] = {}
         self.sweep_config = ""
@@ -65,6 +71,7 @@ class StandIn:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self.closed.set()
         self.http.shutdown()
         self.http.server_close()
 
@@ -93,7 +100,7 @@ class StandIn:
         if operation == "ServerFeaturesQuery":
             return {"serverInfo": {"features": []}}
         if operation == "RunResumeStatus":
-            return {"model": {**project, "bucket": None}}
+            return {"model": {**project, "bucket": self._status(variables["name"])}}
         if operation == "UpsertSweep":
             self.sweep_config = variables.get("config") or self.sweep_config
             return {"upsertSweep": {"sweep": {"name": "the-sweep", "project": project}, "configValidationWarnings": []}}
@@ -106,7 +113,8 @@ class StandIn:
             commands = self._commands(json.loads(variables["runState"]))
             return {"agentHeartbeat": {"agent": {"id": "agent"}, "commands": json.dumps(commands)}}
         if operation == "UpsertBucket":
-            return {"upsertBucket": {"bucket": self._bucket(variables, project), "inserted": True}}
+            new = variables["name"] not in self.runs
+            return {"upsertBucket": {"bucket": self._bucket(variables, project), "inserted": new}}
         if operation == "CreateRunFiles":
             files = [
                 {"name": name, "uploadUrl": f"{self.url}/upload/{variables['run']}/{name}"}
@@ -114,6 +122,27 @@ class StandIn:
             ]
             return {"createRunFiles": {"runID": "r", "uploadHeaders": [], "files": files}}
         return None
+
+    def _status(self, name: str) -> dict[str, Any] | None:
+        """What a client needs to continue a run; None for a new one."""
+        if name not in self.runs:
+            return None
+        run = self.runs[name]
+        return {
+            "id": f"bucket-{name}",
+            "name": name,
+            "displayName": name,
+            "summaryMetrics": json.dumps(run.summary),
+            "config": json.dumps({key: {"value": value} for key, value in run.config.items()}),
+            "logLineCount": 0,
+            "historyLineCount": len(run.history),
+            "eventsLineCount": 0,
+            "historyTail": json.dumps([json.dumps(row) for row in run.history[-1:]]),
+            "eventsTail": "[]",
+            "tags": [],
+            "notes": "",
+            "wandbConfig": json.dumps({"t": 1}),
+        }
 
     def _bucket(self, variables: dict[str, Any], project: dict[str, Any]) -> dict[str, Any]:
         name = variables["name"]
@@ -188,7 +217,11 @@ class StandIn:
 
             def do_POST(self) -> None:
                 raw = self.body()
-                if self.path.endswith("/graphql"):
+                if server.fault == "refuses":
+                    self.answer(401, {"errors": [{"message": "permission denied"}]})
+                elif server.fault == "is silent":
+                    server.closed.wait()
+                elif self.path.endswith("/graphql"):
                     asked = json.loads(raw)
                     with server.lock:
                         data = server.graphql(asked["query"], asked.get("variables") or {})

@@ -3,18 +3,20 @@ from __future__ import annotations
 import http.server
 import os
 import socket
+import struct
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from callbacks import BestCheckpoint, ContactSheet, LastCheckpoint, WandbTracker
+from callbacks import BestCheckpoint, ContactSheet, LastCheckpoint, TrainingStatistics, WandbTracker
 from callbacks.wandb_tracker import chosen_mode
 from tests.callbacks.training import data, method, trainer
-from tests.wandb_server import StandIn
+from tests.wandb_server import Fault, StandIn
 
 KEY = "0123456789" * 4
 
@@ -23,15 +25,35 @@ KEY = "0123456789" * 4
 def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     import wandb
 
-    # First, as it takes back WANDB_SERVICE, which would be stale when it is restored.
+    # A run that another test left would be finished below, after its service has ended.
+    wandb.finish()
+    # Before the variables, as it takes back WANDB_SERVICE, which would be stale when it is restored.
     wandb.teardown()
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     yield
-    if wandb.run is not None:
-        wandb.run.finish()
+    wandb.finish()
     wandb.teardown()
+
+
+def records(path: Path) -> Iterator[Any]:
+    """The records of a .wandb file: LevelDB's log format, each record a protobuf message."""
+    from wandb.proto import wandb_internal_pb2
+
+    content, position, message = path.read_bytes(), 7, b""
+    while position + 7 <= len(content):
+        if (left := 32768 - position % 32768) < 7:
+            position += left
+            continue
+        _, size, kind = struct.unpack_from("<IHB", content, position)
+        message += content[position + 7 : position + 7 + size]
+        position += 7 + size
+        if kind in (1, 4):  # the whole of a record, or its last part
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(message)
+            message = b""
+            yield record
 
 
 def test_offline_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,19 +70,33 @@ def test_offline_run_holds_metrics_pictures_and_checkpoints(tmp_path: Path) -> N
     import wandb
 
     tracker = WandbTracker(tmp_path, project="p", name="n", id="the-id")
-    callbacks = [BestCheckpoint(), LastCheckpoint(), ContactSheet()]
+    callbacks = [BestCheckpoint(), LastCheckpoint(), ContactSheet(), TrainingStatistics(2)]
     trainer(tmp_path, callbacks, tracker, max_epochs=1, log_every_n_steps=1).fit(method(), data())
     wandb.finish()
-    # What the process does when it ends; the file may be written to until then.
+    # What the process does when it ends: wandb's own process writes the file, and ends then.
     wandb.teardown()
     (run,) = tmp_path.glob("wandb/offline-run-*-the-id/run-the-id.wandb")
-    parts = (b"val/nme", b"train/loss", b"val/faces", b"model-the-id", b"trainer/global_step")
-    # wandb's own process writes the file, and may be a moment behind `finish`.
-    deadline = time.monotonic() + 20
-    while (missing := [part for part in parts if part not in run.read_bytes()]) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert missing == []
+    kept = list(records(run))
+    history = {item.key or item.nested_key[0] for record in kept for item in record.history.item}
+    wanted = {"val/nme", "train/loss", "val/faces", "lr", "speed/images_per_second", "speed/waiting_for_data"}
+    assert history >= wanted | {"memory/peak_gb", "norm/gradient", "norm/weights", "trainer/global_step"}
+    artifacts = [record.artifact for record in kept if record.WhichOneof("record_type") == "artifact"]
+    models = {"".join({*artifact.aliases} - {"latest"}): artifact for artifact in artifacts if artifact.type == "model"}
+    assert set(models) == {"best", "last"}
+    for alias in ("best", "last"):
+        (entry,) = models[alias].manifest.contents
+        assert (entry.path, Path(entry.local_path).name) == ("model.ckpt", f"{alias}.ckpt")
+    assert {artifact.name for artifact in models.values()} == {"model-the-id"}
     assert list(run.parent.glob("files/media/images/val/faces*.png"))
+
+
+def test_a_disabled_run_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tracker = WandbTracker(tmp_path, mode="disabled")
+    run = trainer(tmp_path, [BestCheckpoint(), ContactSheet()], tracker, max_epochs=1)
+    run.fit(method(), data())
+    assert run.current_epoch == 1
+    assert not list(tmp_path.rglob("*.wandb"))
+    assert "W&B" not in capsys.readouterr().err
 
 
 def test_an_unreachable_server_is_named_once_and_the_run_goes_on(
@@ -106,7 +142,27 @@ def test_a_server_that_fails_and_a_missing_key(
     server.server_close()
 
 
-def test_an_online_run_reaches_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("fault", ["refuses", "is silent"])
+def test_a_server_that_refuses_or_is_slow(
+    fault: Fault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Its address answers; what is asked of it gets status 401, or no answer in time.
+    monkeypatch.setattr("callbacks.wandb_tracker.START_SECONDS", 3.0)
+    with StandIn(fault=fault) as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        tracker = WandbTracker(tmp_path, mode="online", id="r3")
+        run = trainer(tmp_path, [], tracker, max_epochs=1)
+        run.fit(method(), data())
+    assert run.current_epoch == 1
+    said = [line for line in capsys.readouterr().err.splitlines() if "W&B is not available" in line]
+    assert len(said) == 1
+    assert "The run goes on offline" in said[0]
+    assert len(list(tmp_path.glob("wandb/offline-run-*-r3"))) == 1
+    assert not server.runs
+
+
+def test_an_online_run_reaches_the_server_and_goes_on_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import wandb
 
     with StandIn() as server:
@@ -117,12 +173,21 @@ def test_an_online_run_reaches_the_server(tmp_path: Path, monkeypatch: pytest.Mo
         run = trainer(tmp_path, [ContactSheet()], tracker, max_epochs=2, log_every_n_steps=1)
         run.fit(method(), data())
         wandb.finish()
+        steps = len(server.runs["r1"].history)
+        # Another process, on the same run: what it logs comes after what is there.
+        wandb.teardown()
+        again = WandbTracker(tmp_path, mode="online", project="p", id="r1", log_checkpoints=False)
+        again.log_metrics({"test/nme": 0.5}, step=10)
+        wandb.finish()
+        assert set(server.runs) == {"r1"}
         kept = server.runs["r1"]
+    assert [row["_step"] for row in kept.history] == list(range(steps + 1))
+    assert kept.history[-1]["test/nme"] == 0.5
     rows = [row for row in kept.history if "val/nme" in row]
     assert [row["epoch"] for row in rows] == [0, 1]
     assert rows[1]["val/nme"] == pytest.approx(float(run.callback_metrics["val/nme"]))
     assert kept.config["model"] == {"lr": 0.1}
-    assert kept.summary["trainer/global_step"] == 9
+    assert kept.summary["trainer/global_step"] == 10
     assert any(name.startswith("media/images/val/faces") for name in kept.uploaded)
     assert kept.exit_code == 0
 
