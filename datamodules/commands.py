@@ -23,6 +23,7 @@ from datamodules.florence import Florence
 from datamodules.image_folder import ImageFolder
 from datamodules.images import IMAGE_SUFFIXES
 from datamodules.menpo import Menpo3D
+from datamodules.render_scans import PITCHES, YAWS, render_scans
 from datamodules.table import Annotations, TableFaceDataModule
 from datamodules.threedfaw import ThreeDFAW
 from datamodules.w300lp import W300LP
@@ -82,8 +83,16 @@ def main_datasets(args: Sequence[str]) -> int:
     convert.add_argument("images", metavar="FOLDER", help="folder of the pictures, which becomes the data set's")
     convert.add_argument("points", metavar="POINTS", help="folder with X.txt, X.csv or X.pts for each picture X")
     convert.add_argument("--one-based", action="store_true", help="the top-left pixel is (1, 1), as in MATLAB and .pts")
+    render = commands.add_parser("render", help="render scans in the poses of Florence, and write annotations.npz")
+    render.add_argument("folder", type=Path, metavar="FOLDER", help="folder of scans, which becomes the data set's")
+    render.add_argument("--pitch", type=float, nargs="+", default=PITCHES, help="degrees (default: -15 -20 -25)")
+    render.add_argument("--yaw", type=float, nargs="+", default=YAWS, help="degrees (default: -80 -40 0 40 80)")
+    render.add_argument("--size", type=int, default=450, help="side of a picture in pixels (default: 450)")
     options = parser.parse_args(list(args))
     try:
+        if options.command == "render":
+            print(f"wrote {render_scans(options.folder, options.pitch, options.yaw, options.size)}")
+            return 0
         if options.command == "check":
             return check_data_set(options.name, options.path)
         if options.command == "convert":

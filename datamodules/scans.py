@@ -53,11 +53,11 @@ def landmark_path(path: Path) -> Path:
     return path.with_suffix(".landmarks.csv")
 
 
-def read_scan(path: Path) -> Scan:
-    """Read an OBJ or PLY file and its landmarks.
+def load_mesh(path: Path) -> Any:
+    """An OBJ or PLY file as a trimesh mesh, its vertices in the file's order.
 
     Raises:
-        DataError: If either cannot be read, has values that are not finite, or there are fewer than 4 landmarks.
+        DataError: If it cannot be read or has values that are not finite.
         ConfigurationError: If trimesh is not installed.
     """
     trimesh = _trimesh()
@@ -66,11 +66,23 @@ def read_scan(path: Path) -> Scan:
     try:
         mesh = trimesh.load(path, force="mesh", process=False, maintain_order=True)
         vertices = np.asarray(mesh.vertices, dtype=np.float64)
-        faces = np.asarray(mesh.faces, dtype=np.int64)
+        np.asarray(mesh.faces, dtype=np.int64)
     except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, NotImplementedError) as error:
         raise DataError(f"Scan {path} cannot be read ({error}): give an OBJ or PLY file.") from error
     if len(vertices) < 100 or not np.isfinite(vertices).all():
         raise DataError(f"Scan {path} has {len(vertices)} vertices, or some that are not finite: replace or remove it.")
+    return mesh
+
+
+def read_scan(path: Path) -> Scan:
+    """Read an OBJ or PLY file and its landmarks.
+
+    Raises:
+        DataError: If either cannot be read, has values that are not finite, or there are fewer than 4 landmarks.
+        ConfigurationError: If trimesh is not installed.
+    """
+    mesh = load_mesh(path)
+    vertices, faces = np.asarray(mesh.vertices, dtype=np.float64), np.asarray(mesh.faces, dtype=np.int64)
     table = landmark_path(path)
     rows = []
     try:
