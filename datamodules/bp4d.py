@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from datamodules.files import OnError
 from datamodules.splits import draw_by_yaw
 from datamodules.table import Annotations, TableFaceDataModule
-from lightning_faces.errors import DataError
+from lightning_faces.errors import ConfigurationError, DataError
 
 PROTOCOL = ((0.0, 10.0, 100), (10.0, 20.0, 500), (20.0, 30.0, 500))
 """Yaw ranges in degrees and photographs drawn from each (Zhao 2016, section 6.1)."""
@@ -26,6 +26,8 @@ class BP4D(TableFaceDataModule):
         root: The folder, or a parent of ``BP4D`` or ``BP4D-S``; None takes the environment's ``LIGHTNING_FACES_DATA``.
         protocol: "paper" draws 100 photographs with a yaw of up to 10 degrees, 500 of 10-20 and 500 of 20-30 (needs the
             column yaw); "all" takes every row.
+        landmark_scheme: Scheme that the points are put into, what it has beyond them masked: "68", or "66" for methods
+            trained on 3DFAW.
         on_error: What to do at a bad file: "raise", or "skip" the sample with a warning and count it.
         image_size: Side of the square crop in pixels.
         batch_size: Samples per step and rank.
@@ -45,6 +47,7 @@ class BP4D(TableFaceDataModule):
         self,
         root: str | None = None,
         protocol: Literal["paper", "all"] = "paper",
+        landmark_scheme: Literal["66", "68"] = "68",
         on_error: OnError = "raise",
         image_size: int = 96,
         batch_size: int = 32,
@@ -53,7 +56,9 @@ class BP4D(TableFaceDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__(root, 0.0, on_error, image_size, batch_size, num_workers, margin, seed=seed)
-        self.protocol = protocol
+        if landmark_scheme not in ("66", "68"):
+            raise ConfigurationError(f"BP4D option landmark_scheme is {landmark_scheme!r}: use '66' or '68'.")
+        self.protocol, self.landmark_scheme = protocol, landmark_scheme
 
     def rows(self, split: str, table: Annotations) -> NDArray[np.int64]:
         """The draw of the paper, or all rows; there is nothing to train on."""

@@ -269,7 +269,7 @@ class TableFaceDataset(FileFaceDataset):
         rows: Rows of the table, in order.
         targets: Target keys to give.
         scheme: Landmark scheme of the table.
-        landmark_scheme: Landmark scheme to give: the table's own, or "68" with what matches in its places.
+        landmark_scheme: Landmark scheme to give: the table's own, or "68" or a subset, with what matches in its place.
         mapping: Map of an unpublished scheme.
         on_error: "raise" or "skip".
         whole_sequences: Keep each sequence on one rank in evaluation.
@@ -370,7 +370,8 @@ class TableFaceDataset(FileFaceDataset):
         if self.scheme == self.landmark_scheme:
             return points.astype(np.float32), mask
         given, known = embed_landmarks(torch.from_numpy(points), torch.from_numpy(mask), self.scheme, self.mapping)
-        return given.float().numpy(), known.numpy()
+        places = [group[0] for group in landmark_groups(self.landmark_scheme)]
+        return given[places].float().numpy(), known[places].numpy()
 
 
 class TableFaceDataModule(FileFaceDataModule):

@@ -19,7 +19,7 @@ from datamodules.menpo import Menpo3D
 from datamodules.sampling import EvaluationSampler
 from datamodules.table import TableFaceDataset, read_annotations
 from datamodules.threedfaw import ThreeDFAW
-from lightning_faces.errors import DataError
+from lightning_faces.errors import ConfigurationError, DataError
 from lightning_faces.geometry import weak_perspective
 from tests.datamodules.test_image_folder import write_video
 from tests.fakes.photographs import fake_face_model, write_table
@@ -212,3 +212,18 @@ def test_files_outside_the_folder_are_refused(tmp_path: Path) -> None:
     other = make(ThreeDFAW(root=str(tmp_path), test_size=1, val_fraction=0), "test")
     with pytest.raises(DataError, match="which is outside"):
         [part.read(0) for part in (dataset, other)]
+
+
+def test_bp4d_points_go_into_the_scheme_of_3dfaw(tmp_path: Path) -> None:
+    folder = write_table(tmp_path / "BP4D-S", 2, "45")
+    mapping = [i for i in range(17, 68) if i not in (60, 61, 63, 64, 65, 67)]
+    (folder / "mapping.json").write_text(json.dumps(mapping))
+    module = BP4D(root=str(tmp_path), protocol="all", landmark_scheme="66")
+    assert module.spec.landmark_scheme == "66"
+    raw = make(module).read(0)
+    points, mask = raw.targets["landmarks"], raw.targets["landmark_mask"]
+    kept = [i for i in range(68) if i not in (60, 64)]
+    assert np.nonzero(mask.all(axis=1))[0].tolist() == [kept.index(i) for i in mapping]
+    np.testing.assert_allclose(points[mask.all(axis=1)], read_annotations(folder, "45").landmarks[0], atol=1e-5)
+    with pytest.raises(ConfigurationError, match="landmark_scheme is '45': use '66' or '68'"):
+        BP4D(landmark_scheme="45")  # type: ignore[arg-type]
