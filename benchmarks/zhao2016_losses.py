@@ -3,8 +3,8 @@
     python benchmarks/zhao2016_losses.py [--seeds S ...]
     python benchmarks/zhao2016_losses.py --seeds 1 --weights 0.1 10
 
-Trains configs/experiment/zhao2016_losses.yaml (20,000 faces, 3 epochs, less than 2 minutes on 2 cores) once per loss and
-seed into runs/zhao2016_losses/, scores each last checkpoint on the synthetic test faces and, where
+Trains configs/experiment/zhao2016_losses.yaml (20,000 faces, 3 epochs, less than 2 minutes on 2 cores) once per loss
+and seed into runs/zhao2016_losses/, scores each last checkpoint on the synthetic test faces and, where
 LIGHTNING_FACES_DATA holds AFLW2000-3D, on those photographs. Runs that exist are kept, so seeds can be added later.
 Prints means over seeds, and the difference to "none" paired by face and seed, with two 95 % intervals: over faces
 (bootstrap of the faces, seeds averaged) and over seeds (Student's t of the seeds' differences).
