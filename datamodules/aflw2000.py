@@ -112,7 +112,6 @@ class AFLW20003D(FittedFaceDataModule):
         "Get AFLW2000-3D (research only) from the 3DDFA project page, "
         "http://www.cbsr.ia.ac.cn/users/xiangyuzhu/projects/3DDFA/main.htm."
     )
-    cheap_targets = frozenset({"landmarks", "landmark_mask", "face_size", "yaw", "pose"})
 
     def __init__(
         self,

@@ -21,7 +21,7 @@ from datamodules.files import FileFaceDataModule, FileFaceDataset, OnError, insi
 from datamodules.images import read_image
 from datamodules.matfile import read_mat
 from lightning_faces.batch import FaceSpec
-from lightning_faces.errors import DataError
+from lightning_faces.errors import ConfigurationError, DataError
 from lightning_faces.morphable import MorphableModel
 
 Box = Literal["tight", "square"]
@@ -53,6 +53,12 @@ def convert_pose(pose_para: NDArray[np.float64], height: int) -> FittedPose:
     if f > 0:  # one sample of AFLW2000-3D has a negative scale: a point reflection, which is no pose
         pose = np.array([f * 1000, pitch, yaw, roll, tx - 1, height - ty], dtype=np.float32)
     return FittedPose(pose, tz, float(np.degrees(yaw)))
+
+
+def flat_labels(points: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Labels ``[68, 2]``, 1-based pixels, as landmarks ``[68, 3]``, 0-based, and a mask that leaves out their depth."""
+    mask = np.repeat([[True, True, False]], len(points), axis=0)
+    return np.concatenate((points - 1.0, np.zeros((len(points), 1))), axis=1), mask
 
 
 def photograph_pairs(folder: Path) -> list[tuple[Path, Path]]:
@@ -199,7 +205,7 @@ class FittedFaceDataModule(FileFaceDataModule):
         seed: Seed of sample order and augmentation.
     """
 
-    cheap_targets: ClassVar[frozenset[str]]
+    cheap_targets: ClassVar[frozenset[str]] = frozenset({"landmarks", "landmark_mask", "face_size", "yaw", "pose"})
     """Target keys that need no face model."""
 
     def __init__(
@@ -225,6 +231,22 @@ class FittedFaceDataModule(FileFaceDataModule):
         if self.model is not None:
             lacks_map = frozenset({"position_map"} if self.model.uv is None else ())
             self.available_targets = self.cheap_targets | (DENSE_TARGETS - lacks_map)
+
+    def setup(self, stage: str) -> None:
+        """Make the data sets of a stage.
+
+        Raises:
+            ConfigurationError: If the method trains on dense targets and there is no face model.
+        """
+        method = getattr(self.trainer, "lightning_module", None)
+        dense = sorted(method.requires & DENSE_TARGETS) if method is not None and stage == "fit" else []
+        if dense and self.model is None:
+            raise ConfigurationError(
+                f"{type(method).__name__} trains on {', '.join(dense)}, which {self.name} gives only with the Basel "
+                "Face Model 2009 and its FaceWarehouse expressions: get them (https://faces.dmi.unibas.ch, and the "
+                "3DDFA project page), run `lightning-faces import-model`, and give option face_model."
+            )
+        super().setup(stage)
 
     def data_spec(self) -> FaceSpec:
         """Sizes of the face model's targets."""

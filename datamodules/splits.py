@@ -7,7 +7,7 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_faces.errors import DataError
+from lightning_faces.errors import ConfigurationError, DataError
 
 
 def yaw_bin(yaw: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -65,6 +65,17 @@ def draw_by_yaw(yaw: NDArray[np.float64], counts: tuple[tuple[float, float, int]
             raise DataError(f"There are {len(members)} samples with a yaw of {low:g} to {high:g} degrees, not {count}.")
         chosen.append(rng.permutation(members)[:count])
     return np.sort(np.concatenate(chosen)).astype(np.int64)
+
+
+def check_fraction(owner: str, fraction: float) -> float:
+    """A data module's option ``val_fraction``, after a check of its range.
+
+    Raises:
+        ConfigurationError: If it is not a share from 0 to below 1.
+    """
+    if not 0 <= fraction < 1:
+        raise ConfigurationError(f"{owner} option val_fraction is {fraction}; it must be from 0 to below 1.")
+    return fraction
 
 
 def hold_out(groups: list[str], fraction: float) -> NDArray[np.bool_]:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from datamodules.crop import Augmentation
 from datamodules.dense import DenseTargets
 from datamodules.files import OnError
-from datamodules.fitted import Box, Fields, FittedFaceDataModule, FittedFaceDataset, photograph_pairs
-from datamodules.splits import hold_out
+from datamodules.fitted import Box, Fields, FittedFaceDataModule, FittedFaceDataset, flat_labels, photograph_pairs
+from datamodules.splits import check_fraction, hold_out
 from lightning_faces.errors import ConfigurationError
 
 TRAIN_SUBSETS = ("AFW", "HELEN", "LFPW")
@@ -44,8 +44,7 @@ class W3003DDataset(FittedFaceDataset):
         """The labels of iBUG, 1-based and without depth, or the face model's points."""
         if self.scheme == "3d" and "landmarks" in dense:
             return dense["landmarks"], np.ones((68, 3), dtype=bool)
-        mask = np.repeat([[True, True, False]], 68, axis=0)
-        return np.concatenate((fields["pt2d"].T - 1.0, np.zeros((68, 1))), axis=1), mask
+        return flat_labels(fields["pt2d"].T)
 
     def check_model(self, count: int = 8) -> None:
         """Nothing to compare with: the labelled contour follows the silhouette, and the model's does not."""
@@ -80,7 +79,6 @@ class W3003D(FittedFaceDataModule):
         "Get 300W-3D (research only) from the 3DDFA project page, "
         "http://www.cbsr.ia.ac.cn/users/xiangyuzhu/projects/3DDFA/main.htm."
     )
-    cheap_targets = frozenset({"landmarks", "landmark_mask", "face_size", "yaw", "pose"})
 
     def __init__(
         self,
@@ -100,26 +98,14 @@ class W3003D(FittedFaceDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__(
-            root,
-            box,
-            face_model,
-            position_map_size,
-            cache_dir,
-            on_error,
-            image_size,
-            batch_size,
-            num_workers,
-            margin,
-            augmentation,
-            seed,
-        )
+            root, box, face_model, position_map_size, cache_dir, on_error,
+            image_size, batch_size, num_workers, margin, augmentation, seed,
+        )  # fmt: skip
         if landmarks == "3d" and face_model is None:
             raise ConfigurationError(
                 'W3003D option landmarks is "3d", which needs the face model: give option face_model, or use "2d".'
             )
-        if not 0 <= val_fraction < 1:
-            raise ConfigurationError(f"W3003D option val_fraction is {val_fraction}; it must be from 0 to below 1.")
-        self.landmarks, self.val_fraction = landmarks, val_fraction
+        self.landmarks, self.val_fraction = landmarks, check_fraction(self.name, val_fraction)
 
     def make_dataset(self, split: str, targets: frozenset[str]) -> FittedFaceDataset | None:
         """Training, validation or (IBUG) test photographs."""

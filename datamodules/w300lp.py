@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from datamodules.crop import Augmentation
 from datamodules.dense import DenseTargets
 from datamodules.files import OnError, inside
-from datamodules.fitted import Box, Fields, FittedFaceDataModule, FittedFaceDataset, photograph_pairs
+from datamodules.fitted import Box, Fields, FittedFaceDataModule, FittedFaceDataset, flat_labels, photograph_pairs
 from datamodules.matfile import read_mat
-from datamodules.splits import hold_out
+from datamodules.splits import check_fraction, hold_out
 from lightning_faces.errors import ConfigurationError, DataError
 
 SUBSETS = ("AFW", "HELEN", "IBUG", "LFPW")
@@ -65,9 +65,7 @@ class W300LPDataset(FittedFaceDataset):
         key = f"pts_{self.scheme}"
         photograph = self.pairs[index][0]
         label = self.folder / "landmarks" / photograph.parent.name / f"{photograph.stem}_pts.mat"
-        points = read_mat(inside(self.folder, label), {key: (68, 2)})[key] - 1.0
-        mask = np.repeat([[True, True, False]], 68, axis=0)
-        return np.concatenate((points, np.zeros((68, 1))), axis=1), mask
+        return flat_labels(read_mat(inside(self.folder, label), {key: (68, 2)})[key])
 
     def check_model(self, count: int = 8) -> None:
         """Compare the face model with the labels where there are labels of the same points."""
@@ -109,7 +107,6 @@ class W300LP(FittedFaceDataModule):
         "Get 300W-LP (research only) from the 3DDFA project page, "
         "http://www.cbsr.ia.ac.cn/users/xiangyuzhu/projects/3DDFA/main.htm."
     )
-    cheap_targets = frozenset({"landmarks", "landmark_mask", "face_size", "yaw", "pose"})
 
     def __init__(
         self,
@@ -131,26 +128,14 @@ class W300LP(FittedFaceDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__(
-            root,
-            box,
-            face_model,
-            position_map_size,
-            cache_dir,
-            on_error,
-            image_size,
-            batch_size,
-            num_workers,
-            margin,
-            augmentation,
-            seed,
-        )
+            root, box, face_model, position_map_size, cache_dir, on_error,
+            image_size, batch_size, num_workers, margin, augmentation, seed,
+        )  # fmt: skip
         unknown = sorted(set(subsets) - set(SUBSETS))
         if unknown:
             raise ConfigurationError(f"W300LP has no subset {unknown[0]!r}: choose among {', '.join(SUBSETS)}.")
-        if not 0 <= val_fraction < 1:
-            raise ConfigurationError(f"W300LP option val_fraction is {val_fraction}; it must be from 0 to below 1.")
         self.subsets, self.include_flips = tuple(subsets), include_flips
-        self.landmarks, self.val_fraction = landmarks, val_fraction
+        self.landmarks, self.val_fraction = landmarks, check_fraction(self.name, val_fraction)
 
     def make_dataset(self, split: str, targets: frozenset[str]) -> FittedFaceDataset | None:
         """Training or validation photographs; the published test set of this kind is AFLW2000-3D."""

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader
 
 from datamodules.aflw2000 import AFLW20003D
 from datamodules.aflwlfpa import AFLWLFPA
@@ -210,15 +209,6 @@ class TestAFLW20003D(DataModuleContract):
     def make(self, root: Path, **options: Any) -> FaceDataModule:
         return AFLW20003D(root=str(root), **options)
 
-    @pytest.mark.slow
-    def test_spawned_workers_give_the_same_samples(self, root: Path) -> None:
-        module = self.module(root)
-        here = self.batches(module, "test")
-        dataset = module.datasets["test"]
-        loader = DataLoader(dataset, batch_size=None, sampler=range(5), num_workers=1, multiprocessing_context="spawn")
-        images = torch.stack([sample["image"] for sample in loader])
-        assert torch.equal(images, torch.cat([batch["image"] for batch in here]))
-
     def test_landmarks_of_a_crop_go_back_to_the_file(self, root: Path) -> None:
         small, large = (self.batches(self.module(root, image_size=size), "test")[0] for size in (48, 96))
         for batch in (small, large):
@@ -361,3 +351,16 @@ class TestMixed(DataModuleContract):
             W3003D(root=str(root), val_fraction=0.4, image_size=SIZE),
         ]
         return Mixed(members, weights=[0.25, 0.75], epoch_size=12, **options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("contract", [TestW300LP(), TestSyntheticFaces(), TestMixed()], ids=lambda c: type(c).__name__)
+def test_spawned_workers_give_the_same_batches(contract: DataModuleContract, tmp_path: Path) -> None:
+    contract.write(tmp_path)
+    here = contract.batches(contract.module(tmp_path), "train")
+    module = contract.module(tmp_path, num_workers=2)
+    module.setup("fit")
+    loader = module.train_dataloader()
+    loader.multiprocessing_context = "spawn"
+    for batch, again in zip(here, loader, strict=True):
+        assert_equal(batch, again)

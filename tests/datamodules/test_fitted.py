@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,9 +16,12 @@ from datamodules.aflw2000 import AFLW20003D
 from datamodules.augment import PRNetAugmentation, similarity_about_centre
 from datamodules.base import FaceDataModule
 from datamodules.crop import crop_face
-from datamodules.fitted import FittedFaceDataset
+from datamodules.fitted import PARAMETERS, FittedFaceDataset, convert_pose, photograph_pairs
+from datamodules.images import read_image
+from datamodules.matfile import read_mat
 from datamodules.w300lp import W300LP
 from datamodules.w3003d import W3003D
+from lightning_faces.batch import FaceSpec
 from lightning_faces.errors import ConfigurationError, DataError
 from lightning_faces.geometry import weak_perspective
 from lightning_faces.morphable import MorphableModel
@@ -216,3 +221,51 @@ def test_maps_of_an_augmented_crop_reproject_to_their_own_pixels(root: Path, deg
     assert model.uv is not None
     texel = (model.uv[33] * 64 - 0.5).round().long()
     assert (sample["position_map"][:, texel[1], texel[0]] - sample["landmarks"][33]).abs().max() < 2
+
+
+def test_without_the_face_model_a_method_on_dense_targets_is_told_what_to_get(root: Path) -> None:
+    class Dense:
+        requires = frozenset({"landmarks", "position_map", "vertices"})
+        spec = FaceSpec()
+
+    def module(**options: str) -> W300LP:
+        made = W300LP(root=str(root), **options)  # type: ignore[arg-type]
+        made.trainer = SimpleNamespace(lightning_module=Dense(), world_size=1)  # type: ignore[assignment]
+        return made
+
+    said = (
+        r"Dense trains on position_map, vertices, which W300LP gives only with the Basel Face Model 2009.*import-model"
+    )
+    with pytest.raises(ConfigurationError, match=said):
+        module().setup("fit")
+    with_model = module(face_model=str(root / "bfm.npz"))
+    with_model.setup("fit")
+    assert {"position_map", "vertices"} <= with_model.datasets["train"].targets
+    module().setup("validate")  # scoring needs no dense targets
+
+
+def test_a_real_file_of_300w_lp_projects_the_mean_face_to_its_label() -> None:
+    data = Path(os.environ.get("LIGHTNING_FACES_DATA", ""))
+    if not (data / "300w_lp").is_dir():
+        pytest.skip("LIGHTNING_FACES_DATA with 300w_lp is not set")
+    # Without the archive's landmarks folder, pt2d is refused as a label.
+    with pytest.raises(DataError, match="no folder landmarks"):
+        W300LP(root=str(data), subsets=["IBUG"]).make_dataset("train", frozenset())
+    (photograph, label) = photograph_pairs(data / "300w_lp" / "IBUG")[0]
+    fields = read_mat(label, {"Pose_Para": (1, 7), "pt2d": (2, 68), **PARAMETERS})
+    fitted = convert_pose(fields["Pose_Para"][0], read_image(photograph).shape[0])
+    assert fitted.yaw == pytest.approx(-44.0, abs=0.1)  # FACTS.md A, Traps
+    lines = (data / "landmarks" / "bfm_mean_68.csv").read_text().splitlines()
+    rows = [line.split(",") for line in lines if line[:1].isdigit()]
+    mean = torch.tensor([[float(value) for value in row[1:]] for row in rows], dtype=torch.float64) / 1000
+    assert fitted.pose is not None
+    pose = torch.from_numpy(fitted.pose).double()
+    label_points = fields["pt2d"].T - 1
+    distance, mirrored = (
+        np.linalg.norm(weak_perspective(mean, pose * pose.new_tensor(signs))[:, :2].numpy() - label_points, axis=1)
+        for signs in ([1, 1, 1, 1, 1, 1], [1, 1, -1, 1, 1, 1])
+    )
+    # Brows, eyes, nose and mouth differ by the shape of this face alone; the labelled contour follows the silhouette.
+    assert np.median(distance[17:]) < 8  # 6.2 measured
+    assert np.median(mirrored[17:]) > 16
+    assert distance[:17].max() > 20
