@@ -288,6 +288,23 @@ def test_labels_without_depth_have_no_three_dimensional_metric() -> None:
     assert metrics["nme"].value == pytest.approx(np.mean(2**0.5 / np.array(sizes)), rel=1e-5)
 
 
+def test_balanced_draws_have_the_mean_of_the_bins_and_their_spread() -> None:
+    # Sizes of the bins by AFLW's own yaw (FACTS.md C).
+    sizes = np.array([1306, 462, 232])
+    yaw = np.repeat([10.0, -45.0, 80.0], sizes)
+    nme = np.random.default_rng(0).normal(np.repeat([0.03, 0.04, 0.05], sizes), 0.01)
+    table = {"index": np.arange(2000), "sample_id": np.arange(2000).astype(str), "yaw": yaw, "nme": nme}
+    table["subject"] = np.full(2000, -1)
+    metrics = summarise(table)
+    balanced, mean = metrics["nme_balanced"], metrics["nme_mean"]
+    assert balanced.samples == 696
+    assert balanced.value == pytest.approx(mean.value, abs=1e-4)
+    # The mean of 232 drawn of n without repetition varies by s^2 / 232 (1 - 232 / n); all of the third bin are drawn.
+    deviation = np.sqrt((0.01**2 / 232 * (1 - 232 / sizes)).sum()) / 3
+    assert balanced.high - balanced.low == pytest.approx(2 * 1.96 * deviation, rel=0.3)
+    assert "nme_balanced" not in summarise({key: column[:-1] for key, column in table.items()})
+
+
 def test_wandb_gets_summary_table_curve_and_artifact(tmp_path: Path) -> None:
     from lightning.pytorch.loggers import WandbLogger
 
