@@ -174,8 +174,10 @@ def test_hyperband_stops_the_bad_ones() -> None:
 @needs_engine
 def test_gpus_are_handed_out_one_group_per_trial(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
-    grid = {"model.x": {"values": [0.1, 0.2, 0.3, 0.4]}, "seconds": {"value": 0.1}}
-    main([write(parameters=grid), "--parallel", "2", "--devices-per-trial", "2"])
+    drawn = {"model.x": {"distribution": "uniform", "min": 0.0, "max": 1.0}, "seconds": {"value": 0.1}}
+    path = write(method="random", parameters=drawn)
+    main([path, "--count", "4", "--parallel", "2", "--devices-per-trial", "2"])
+    assert len({row["model.x"] for row in results()}) == 4
     used = [path.read_text() for path in sorted(Path("runs/sweep-s").glob("trial-*/environment.txt"))]
     assert sorted(set(used)) == ["4,5", "6,7"]
     assert "--trainer.devices=2 --trainer.strategy=ddp" in Path("runs/sweep-s/trial-0001.log").read_text()
@@ -236,20 +238,40 @@ def test_another_sweep_in_the_same_folder_is_refused(capsys: pytest.CaptureFixtu
     assert "holds another sweep: choose another --name" in capsys.readouterr().err
 
 
+RATE = "model.init_args.optimizer.init_args.lr"
+TRIAL = [
+    "-m", "tests.ddp_main", "fit", "--model=Zhao2016", "--model.image_size=32", "--model.hidden=8",
+    "--model.channels=[2,2,2,2]", "--data=NoiseFaces", "--data.train_size=40", "--trainer.accelerator=cpu",
+    "--trainer.enable_progress_bar=false", "--trainer.log_every_n_steps=1", "--trainer.callbacks+=GracefulStop",
+    "--trainer.callbacks.every_n_steps=1",
+]  # fmt: skip
+
+
+@pytest.mark.slow
+@needs_engine
+def test_trials_of_two_processes_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    parameters = {RATE: {"values": [0.001, 0.002]}, "trainer.max_epochs": {"value": 2}}
+    main([write(command=["${interpreter}", *TRIAL, "${args}"], parameters=parameters), "--devices-per-trial", "2"])
+    assert {(row["state"], row[RATE]) for row in results()} == {("finished", "0.001"), ("finished", "0.002")}
+    for row in results():
+        folder = Path("runs/sweep-s") / row["trial"]
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        assert config["model"]["init_args"]["optimizer"]["init_args"]["lr"] == float(row[RATE])
+        assert (config["trainer"]["devices"], config["trainer"]["strategy"]) == (2, "ddp")
+        # Two epochs of 5 steps of 4 faces on each of two processes, which report once.
+        assert json.loads((folder / "training.json").read_text())["samples_seen"] == 2 * 5 * 4 * 2
+        assert len(read_values(folder / "metrics.csv", "val/nme")) == 2
+        assert float(row["val/nme"]) == min(read_values(folder / "metrics.csv", "val/nme"))
+
+
 @pytest.mark.slow
 def test_the_official_agent_runs_and_stops_trials_of_two_processes(tmp_path: Path) -> None:
     """``wandb sweep`` and ``wandb agent``, on a stand-in of the server; each trial trains by DDP."""
-    steps = [
-        "--model=Zhao2016", "--model.image_size=32", "--model.hidden=8", "--model.channels=[2,2,2,2]",
-        "--data=NoiseFaces", "--data.train_size=40", "--trainer.accelerator=cpu", "--trainer.devices=2",
-        "--trainer.strategy=ddp", "--trainer.enable_progress_bar=false", "--trainer.log_every_n_steps=1",
-        "--trainer.callbacks+=GracefulStop", "--trainer.callbacks.every_n_steps=1",
-    ]  # fmt: skip
-    path = write(
-        command=["${interpreter}", "-m", "tests.ddp_main", "fit", *steps, "${args}"], program="lightning-faces"
-    )
-    key = "model.init_args.optimizer.init_args.lr"
-    trials = [{key: 0.001, "trainer.max_epochs": 2}, {key: 0.002, "trainer.max_epochs": 2000}]
+    devices = ["--trainer.devices=2", "--trainer.strategy=ddp"]
+    path = write(command=["${interpreter}", *TRIAL, *devices, "${args}"], program="lightning-faces")
+    trials = [{RATE: 0.001, "trainer.max_epochs": 2}, {RATE: 0.002, "trainer.max_epochs": 2000}]
 
     def stop(history: list[dict[str, Any]]) -> bool:
         return sum("val/nme" in row for row in history) >= 3
@@ -271,7 +293,7 @@ def test_the_official_agent_runs_and_stops_trials_of_two_processes(tmp_path: Pat
     assert set(server.runs) == {"run0", "run1"}
     for run, trial in ((first, trials[0]), (second, trials[1])):
         # The arguments reached the processes of the trial, and rank 0 alone reported.
-        assert run.config["config"]["model"]["init_args"]["optimizer"]["init_args"]["lr"] == trial[key]
+        assert run.config["config"]["model"]["init_args"]["optimizer"]["init_args"]["lr"] == trial[RATE]
         epochs = [row["epoch"] for row in run.history if "val/nme" in row]
         assert epochs == sorted(set(epochs))
         assert run.exit_code == 0

@@ -11,7 +11,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks import BestCheckpoint, GracefulStop, LastCheckpoint, SeedSteps
 from lightning_faces.methods import Zhao2016
+from lightning_faces.sweep import read_values
 from tests.callbacks.training import STEPS_PER_EPOCH, data, method, trainer
+from tests.test_ddp import start
 
 
 class Killed(BaseException):
@@ -109,3 +111,32 @@ def test_checkpoints_of_a_method_without_optimizer_steps(tmp_path: Path) -> None
 
     trainer(tmp_path, [BestCheckpoint(), LastCheckpoint()], max_epochs=1).fit(ClosedForm(), data())
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+
+
+@pytest.mark.slow
+def test_sigkill_at_any_moment_and_the_same_command_again(tmp_path: Path) -> None:
+    # 10 steps an epoch, and a checkpoint every 3 steps beside that of each epoch (docs/scaling.md).
+    fit = [
+        "fit", "--model=Zhao2016", "--model.image_size=32", "--model.hidden=8", "--model.channels=[2,2,2,2]",
+        "--data=NoiseFaces", "--data.train_size=40", "--data.batch_size=4", "--trainer.max_epochs=3",
+        "--trainer.accelerator=cpu", "--trainer.deterministic=true", "--trainer.enable_progress_bar=false",
+        "--experiment=e", "--trainer.callbacks+=LastCheckpoint", "--trainer.callbacks.every_n_train_steps=3",
+        "--ckpt_path=last",
+    ]  # fmt: skip
+    folder = tmp_path / "runs" / "e"
+    for step, delay in ((4, 0.0), (11, 0.003), (18, 0.01), (24, 0.03)):
+        kill = ["--trainer.callbacks+=KillAt", f"--trainer.callbacks.step={step}", f"--trainer.callbacks.delay={delay}"]
+        killed = start([*fit, *kill, "--name=killed"], tmp_path)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        kept = torch.load(folder / "killed" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
+        assert kept >= step - 3
+    for name in ("killed", "whole"):
+        done = start([*fit, f"--name={name}"], tmp_path)
+        assert done.returncode == 0, done.stderr
+    ends = [torch.load(folder / name / "checkpoints" / "last.ckpt", weights_only=True) for name in ("killed", "whole")]
+    assert ends[0]["global_step"] == ends[1]["global_step"] == 30
+    assert all(torch.equal(value, ends[1]["state_dict"][key]) for key, value in ends[0]["state_dict"].items())
+    # The history too is that of one training.
+    scores = [read_values(folder / name / "metrics.csv", "val/nme") for name in ("killed", "whole")]
+    assert scores[0] == scores[1]
+    assert len(scores[0]) == 3
