@@ -132,7 +132,11 @@ def list_data_sets(roots: Sequence[str]) -> None:
                 counts.append(f"{len(dataset)} {split}")
         table.add_row(name, what, str(folder), "\n".join(counts), "\n".join(problems))
     # Wide enough for a path where the output is a file or a pipe.
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    console.print(table)
+    console.print(
+        "SyntheticFaces needs no files, ImageFolder takes any folder of photographs and videos, Mixed joins several."
+    )
 
 
 def locate(kind: type[FileFaceDataModule], roots: Sequence[Path]) -> Path | None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -95,6 +96,16 @@ def test_random_numbers_of_a_step_depend_on_seed_step_and_rank_alone(tmp_path: P
     assert all(torch.equal(drawn[step], first[step]) for step in first)
     trainer(tmp_path, [SeedSteps(4), Draw()], max_epochs=2).fit(method(), data())
     assert not any(torch.equal(drawn[step], first[step]) for step in first)
+
+
+def test_ranks_and_steps_draw_differently() -> None:
+    drawn = set()
+    for rank in range(4):
+        for step in range(4):
+            loop = SimpleNamespace(total_batch_idx=step)
+            SeedSteps(3).on_train_batch_start(SimpleNamespace(fit_loop=loop, global_rank=rank), None, None, 0)  # type: ignore[arg-type]
+            drawn.add(float(torch.rand(1)))
+    assert len(drawn) == 16
 
 
 def test_checkpoints_of_a_method_without_optimizer_steps(tmp_path: Path) -> None:

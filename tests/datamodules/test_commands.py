@@ -25,6 +25,7 @@ def test_list_says_what_is_found_and_what_is_missing(tmp_path: Path, capsys: pyt
     assert main_datasets(["--root", str(tmp_path)]) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "3 test" in text
+    assert "SyntheticFaces needs no files" in text
     assert "no folder landmarks" in text
     assert "no column yaw" in text
     for name in ("W300LP", "W3003D", "AFLW20003D", "ThreeDFAW", "BP4D", "AFLWLFPA", "Florence", "Menpo3D"):
