@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lightning_faces.errors import ConfigurationError
 from lightning_faces.morphable import MorphableModel
-from lightning_faces.rendering.renderer import Raster, VertexNormals, rasterize_image, to_view
+from lightning_faces.rendering.renderer import Raster, VertexNormals, rasterize_image, to_view, unit
 
 WEIGHTS = {"landmarks": 16.0, "features": 4.0, "face": 3.0, "neck": 0.0}
 """Weights of the position map's regions (Feng et al. 2018, section 3.2): 68 points, eyes-nose-mouth, face, neck."""
@@ -36,7 +36,7 @@ class FaceMaps(nn.Module):
     covered: Tensor
     texel_corners: Tensor
     texel_weights: Tensor
-    outer_faces: Tensor
+    ring_corners: Tensor
     landmark_ring: Tensor
     landmark_ring_offsets: Tensor
 
@@ -53,7 +53,8 @@ class FaceMaps(nn.Module):
             region = torch.zeros(faces.shape[0], dtype=torch.bool, device=faces.device)
             region[model.uv_face_ids] = True
         self.register_buffer("region", region, persistent=False)
-        self.register_buffer("region_faces", faces[region], persistent=False)
+        # In memory [3, F], so that the transpose is one run of numbers.
+        self.register_buffer("region_faces", faces[region].T.contiguous().T, persistent=False)
         self._add_texels(model)
         self._add_landmark_rings(model)
 
@@ -98,8 +99,9 @@ class FaceMaps(nn.Module):
             rings.append(ring)
             offsets.append(total)
             total += ring.numel()
-        self.register_buffer("outer_faces", faces.to(outer.device), persistent=False)
-        self.register_buffer("landmark_ring", torch.cat(rings).to(outer.device), persistent=False)
+        used, ring = torch.unique(torch.cat(rings), return_inverse=True)
+        self.register_buffer("ring_corners", faces[used].T.contiguous().to(outer.device), persistent=False)
+        self.register_buffer("landmark_ring", ring.to(outer.device), persistent=False)
         self.register_buffer(
             "landmark_ring_offsets", torch.tensor(offsets, dtype=torch.int64).to(outer.device), persistent=False
         )
@@ -125,9 +127,13 @@ class FaceMaps(nn.Module):
         """
         mean = self.model.mean
         both = torch.cat((mean.expand_as(shapes), shapes - mean), dim=-1)
-        values = raster.interpolate(both, self.region_faces)
-        image = raster.to_image(torch.cat((values, torch.ones_like(values[:, :1])), dim=1))
-        return image[:, :3], image[:, 3:6], image[:, 6:]
+        image = raster.to_image(raster.interpolate(both, self.region_faces))
+        return image[:, :3], image[:, 3:], self.mask(raster)
+
+    @staticmethod
+    def mask(raster: Raster) -> Tensor:
+        """``[B, 1, H, W]``: 1 where a pixel is covered."""
+        return raster.to_image(raster.weights.new_ones(raster.pixel.shape[0], 1))
 
     def depth(self, raster: Raster, vertices: Tensor) -> Tensor:
         """Depth ``[B, 1, H, W]`` in pixels, larger is nearer, 0 at the mean of the vertices and outside the mask."""
@@ -136,25 +142,25 @@ class FaceMaps(nn.Module):
 
     def pixel_normals(self, raster: Raster, vertices: Tensor) -> Tensor:
         """Unit normals ``[P, 3]``, view frame (x right, y up, z to the viewer), of vertices in the image frame."""
-        return nn.functional.normalize(raster.interpolate(self.normals(to_view(vertices)), self.region_faces), dim=-1)
+        normals = raster.interpolate(self.normals(to_view(vertices)), self.region_faces)
+        return unit(normals.T).T
 
     def normal_map(self, raster: Raster, vertices: Tensor) -> Tensor:
         """Unit normals ``[B, 3, H, W]`` in the view frame, 0 outside the mask."""
         return raster.to_image(self.pixel_normals(raster, vertices))
 
-    def shading(self, vertices: Tensor) -> tuple[Tensor, Tensor]:
+    def shading(self, raster: Raster, vertices: Tensor) -> tuple[Tensor, Tensor]:
         """Shading under a frontal light, and the mask that crops the input (Richardson 2016, sections 5.1 and 6.2).
 
         Args:
+            raster: From :meth:`face_region`.
             vertices: ``[B, V, 3]`` image frame, of the geometry alpha_t under the picture's projection.
 
         Returns:
             Shading ``[B, 1, H, W]`` in [0, 1] and mask ``[B, 1, H, W]`` of the face region.
         """
-        raster = self.face_region(vertices)
         lit = self.pixel_normals(raster, vertices)[:, 2:].clamp_min(0.0)
-        image = raster.to_image(torch.cat((lit, torch.ones_like(lit)), dim=1))
-        return image[:, :1], image[:, 1:]
+        return raster.to_image(lit), self.mask(raster)
 
     def position_map(self, vertices: Tensor) -> Tensor:
         """UV position map of the whole face, hidden parts included (Feng et al. 2018, section 3.1).
@@ -260,10 +266,9 @@ class FaceMaps(nn.Module):
             vertices: ``[B, V, 3]`` image frame.
         """
         batch, count, _ = vertices.shape
-        rows = vertices.transpose(0, 1).reshape(count, -1)
-        (ax, ay), (bx, by), (cx, cy) = (
-            rows.index_select(0, self.outer_faces[:, k]).reshape(-1, batch, 3)[..., :2].unbind(-1) for k in range(3)
-        )
+        planes = vertices.permute(2, 0, 1)[:2].reshape(2 * batch, count)
+        corners = planes.index_select(1, self.ring_corners.reshape(-1)).reshape(2, batch, 3, -1)
+        (ax, ay), (bx, by), (cx, cy) = (corners[:, :, k].transpose(1, 2) for k in range(3))
         # The z of a triangle's normal, weighted by its area; y points down here.
         facing = (bx - ax) * (ay - cy) - (ay - by) * (cx - ax)
         total = nn.functional.embedding_bag(self.landmark_ring, facing, self.landmark_ring_offsets, mode="sum")

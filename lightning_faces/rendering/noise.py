@@ -65,10 +65,16 @@ def _smooth_noise(generator: torch.Generator, cells: int, count: int) -> Tensor:
     return ((flat - flat.mean(1, keepdim=True)) / flat.std(1, keepdim=True)).reshape(fine.shape)
 
 
+# Runs of channels that are looked up together, in the order that _CHANNELS gives them.
+SURFACE, CLOTH, STRANDS, BACKGROUND = slice(0, 6), slice(2, 6), slice(4, 7), slice(2, 8)
+_CHANNELS = (5, 7, 0, 1, 4, 6, 2, 3)
+
+
 class NoiseBank(nn.Module):
     """Periodic textures that every picture samples at its own random places; the bank itself never changes.
 
-    Channels: 0-3 coarse fractal noise (4 cells and finer), 4-5 medium (32 cells and finer), 6-7 white.
+    Three kinds: a-d coarse fractal noise (4 cells and finer), a-b medium (32 cells and finer), a-b white. Channels:
+    medium b, white b, coarse a, coarse b, medium a, white a, coarse c, coarse d.
     """
 
     texels: Tensor
@@ -81,33 +87,36 @@ class NoiseBank(nn.Module):
         medium = sum(1.5**-k * _smooth_noise(generator, 32 << k, 2) for k in range(3))
         white = torch.randn(2, BANK_SIDE, BANK_SIDE, generator=generator)
         channels = torch.cat([torch.as_tensor(part) for part in (coarse, medium, white)])
-        channels = channels / channels.std(dim=(1, 2), keepdim=True)
-        self.register_buffer("texels", channels.permute(1, 2, 0).reshape(-1, 8).contiguous(), persistent=False)
+        channels = (channels / channels.std(dim=(1, 2), keepdim=True))[list(_CHANNELS)]
+        # The first row and column once more at the end, so that looking up never has to wrap.
+        texels = nn.functional.pad(channels[None], (0, 1, 0, 1), mode="circular")
+        self.register_buffer("texels", texels, persistent=False)
         grain = torch.randn(3, GRAIN_SIDE, GRAIN_SIDE, generator=generator)
         self.register_buffer("grain", grain, persistent=False)
 
-    def sample(self, u: Tensor, v: Tensor) -> Tensor:
-        """All channels at places ``[P]`` each, where 1 is one period: bilinear, ``[P, 8]``."""
-        x, y = u * BANK_SIDE, v * BANK_SIDE
-        left, top = x.floor(), y.floor()
-        fx, fy = x - left, y - top
-        mask = BANK_SIDE - 1
-        x0, y0 = left.long() & mask, (top.long() & mask) * BANK_SIDE
-        x1, y1 = (x0 + 1) & mask, (y0 + BANK_SIDE) & (mask * BANK_SIDE)
-        corners = torch.stack((y0 + x0, y0 + x1, y1 + x0, y1 + x1), dim=1)
-        gx, gy = 1 - fx, 1 - fy
-        weights = torch.stack((gx * gy, fx * gy, gx * fy, fx * fy), dim=1)
-        return nn.functional.embedding_bag(corners, self.texels, per_sample_weights=weights, mode="sum")
+    def sample(self, u: Tensor, v: Tensor, channels: slice) -> Tensor:
+        """Some channels at places ``[P]`` each, where 1 is one period: bilinear, ``[C, P]``."""
+        place = torch.stack((u, v))
+        grid = 2.0 * (place - place.floor()) - 1.0
+        texels = self.texels[:, channels]
+        return nn.functional.grid_sample(texels, grid.T[None, None], align_corners=True)[0, :, 0]
 
     def grain_image(self, offset: Tensor, size: int) -> Tensor:
         """White noise ``[B, 3, size, size]`` cut out of the bank at offsets ``[B, 2]`` in [0, 1)."""
         side = self.grain.shape[-1]
         start = (offset * side).long()
-        if offset.shape[0] == 1 and offset.device.type == "cpu":
+        if offset.shape[0] == 1 and offset.device.type == "cpu" and size <= side:
             row, column = start[0].tolist()
-            if row + size <= side and column + size <= side:
-                return self.grain[None, :, row : row + size, column : column + size]
+            return _window(_window(self.grain, 1, row, size), 2, column, size)[None]
         steps = torch.arange(size, device=start.device)
         rows = (start[:, :1] + steps) % side
         columns = (start[:, 1:] + steps) % side
         return self.grain[:, rows[:, :, None], columns[:, None, :]].transpose(0, 1)
+
+
+def _window(values: Tensor, dim: int, start: int, size: int) -> Tensor:
+    """Part of a dimension, going on at its beginning after its end."""
+    over = start + size - values.shape[dim]
+    if over <= 0:
+        return values.narrow(dim, start, size)
+    return torch.cat((values.narrow(dim, start, size - over), values.narrow(dim, 0, over)), dim=dim)

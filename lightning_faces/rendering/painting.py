@@ -7,12 +7,13 @@ mesh, and move with identity and expression. Colours are linear RGB.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from lightning_faces.rendering.noise import NoiseBank
-from lightning_faces.rendering.renderer import bilinear_taps
+from lightning_faces.rendering.noise import CLOTH, STRANDS, SURFACE, NoiseBank
+from lightning_faces.rendering.renderer import positions
 from lightning_faces.rendering.scene_mesh import (
     AXIS_Z,
     EYEBALL,
@@ -20,10 +21,20 @@ from lightning_faces.rendering.scene_mesh import (
 )
 
 _LEFT, _RIGHT, _BOTTOM, _TOP = -95.0, 95.0, -130.0, 130.0
+# Of red, green and blue, how much each shade takes away or adds.
+TINTS = {
+    "blotch": (0.3, -0.6, -0.4), "flush": (0.08, -0.35, -0.3), "under_eye": (0.5, 0.6, 0.5),
+    "freckle": (0.35, 0.5, 0.6), "eye_corner": (0.2, 0.45, 0.45),
+}  # fmt: skip
+TAIL = 6.5
+"""Where a sigmoid is taken to be 0, beyond which nothing is painted."""
+RAGGED = 12.0
+"""Millimetres by which hair of raggedness 1 may leave the hairline."""
 _CHANNELS = (
     "brow_along", "brow_above", "lip", "mouth_line", "eye", "eye_above",
     "cheek", "nose", "under_eye", "beard", "moustache", "nostril",
 )  # fmt: skip
+EYE = slice(4, 5)
 
 
 def _interpolate(x: Tensor, knots: Tensor, values: Tensor) -> Tensor:
@@ -60,6 +71,7 @@ class FacePaint(nn.Module):
     """
 
     texels: Tensor
+    tints: Tensor
     eye_centre: Tensor
 
     def __init__(self, scene: SceneMesh, landmarks: Tensor) -> None:
@@ -112,24 +124,29 @@ class FacePaint(nn.Module):
             "moustache": moustache,
             "nostril": _blob(x, y, (6.5, float(landmarks[33, 1]) + 1.0), 3.0, 1.8),
         }
-        texels = torch.stack([planes[key] for key in _CHANNELS], dim=1).contiguous()
+        texels = torch.stack([planes[key] for key in _CHANNELS]).reshape(1, len(_CHANNELS), height, width)
         self.register_buffer("texels", texels, persistent=False)
+        tints = torch.tensor([TINTS[key] for key in TINTS]).T[..., None].contiguous()
+        self.register_buffer("tints", tints, persistent=False)
         self.register_buffer("eye_centre", torch.tensor([float(eye[:, 0].mean()), eye_y + 0.3]), persistent=False)
         self.eye_width = float(eye[3, 0] - eye[0, 0])
 
-    def features(self, canonical: Tensor) -> dict[str, Tensor]:
+    def features(self, canonical: Tensor, channels: slice = slice(None)) -> dict[str, Tensor]:
         """Values of the map at canonical places ``[3, P]``, each ``[1, P]``."""
-        u, v = (canonical[0] - _LEFT) / (_RIGHT - _LEFT), (_TOP - canonical[1]) / (_TOP - _BOTTOM)
-        corners, weights = bilinear_taps(u, v, round(_TOP - _BOTTOM), round(_RIGHT - _LEFT))
-        values = nn.functional.embedding_bag(
-            corners, self.texels, per_sample_weights=weights, mode="sum"
-        ).T.contiguous()
-        return {key: values[k : k + 1] for k, key in enumerate(_CHANNELS)}
+        u = (canonical[0] - _LEFT) * (2.0 / (_RIGHT - _LEFT)) - 1.0
+        v = (_TOP - canonical[1]) * (2.0 / (_TOP - _BOTTOM)) - 1.0
+        grid = torch.stack((u, v)).T[None, None]
+        values = nn.functional.grid_sample(self.texels[:, channels], grid, padding_mode="border", align_corners=False)[
+            0, :, 0
+        ]
+        return {key: values[k : k + 1] for k, key in enumerate(_CHANNELS[channels])}
+
+    def _tint(self, key: str) -> Tensor:
+        return self.tints[:, list(TINTS).index(key)]
 
     def forward(
         self,
         canonical: Tensor,
-        part: Tensor,
         counts: list[int],
         image: Tensor,
         look: dict[str, Tensor],
@@ -139,8 +156,7 @@ class FacePaint(nn.Module):
 
         Args:
             canonical: Places on the mean ``[3, P]``, sorted by part.
-            part: Int64 ``[P]``, SKIN ... TEETH in this order.
-            counts: How many pixels of each part there are.
+            counts: How many pixels of each part there are, SKIN ... TEETH in this order.
             image: Int64 ``[P]``, the row of the look.
             look: The scene's parameters.
             scene: The mesh, for the hairline.
@@ -161,84 +177,125 @@ class FacePaint(nn.Module):
                 albedo.append(colour.expand(3, count))
                 gloss.append(shine.expand(1, count))
             start += count
-        del part
         return torch.cat(albedo, dim=1), torch.cat(gloss, dim=1)
 
-    def _surface_noise(self, azimuth: Tensor, y: Tensor, local: _Local) -> Tensor:
+    def _noise(self, azimuth: Tensor, y: Tensor, local: _Local, channels: slice) -> tuple[Tensor, ...]:
         offset = local["noise_offset"]
-        return self.bank.sample(azimuth / math.pi + offset[0], y / 188.0 + offset[1]).T.contiguous()
+        places = azimuth / math.pi + offset[0], y / 188.0 + offset[1]
+        return self.bank.sample(*places, channels).split(1)
 
     def _strands(self, azimuth: Tensor, y: Tensor, local: _Local) -> Tensor:
-        """Streaks that run down, ``[P, 1]`` of about unit variance."""
+        """Streaks that run down, ``[1, P]`` of about unit variance."""
         offset = local["noise_offset"]
-        noise = self.bank.sample(
-            azimuth * (4.0 / math.pi) + y / 700.0 + offset[0], y / 420.0 + offset[1]
-        ).T.contiguous()
-        return 0.7 * noise[4:5] + 0.45 * noise[6:7] + 0.5 * noise[2:3]
+        places = azimuth * (4.0 / math.pi) + y / 700.0 + offset[0], y / 420.0 + offset[1]
+        medium, white, coarse = self.bank.sample(*places, STRANDS).split(1)
+        return 0.7 * medium + 0.45 * white + 0.5 * coarse
 
     def _hair_colour(self, strands: Tensor, local: _Local) -> Tensor:
         return local["hair_colour"] * torch.exp(local["hair_contrast"] * strands)
 
     def _skin(self, at: Tensor, local: _Local, scene: SceneMesh) -> tuple[Tensor, Tensor]:
+        """Skin where it can show and hair where it can, the two mixed at the hairline."""
         azimuth = torch.atan2(at[0], at[2] - AXIS_Z)
-        y = at[1]
-        noise = self._surface_noise(azimuth, y, local)
-        front = torch.sigmoid((at[2:] - 22.0) / 5.0)
+        above = scene.hair_height(local.look["hairline"], azimuth, at[1], local.image)[None]
+        ragged, soft = local["hair_ragged"], local["hair_soft"]
+        reach = RAGGED * ragged + TAIL * soft
+        bare, hairy = positions((above < reach)[0]), positions((above > -reach)[0])
+        near = at.index_select(1, bare)
+        skin, shine = self._bare_skin(near, azimuth.index_select(0, bare), local.take(bare), scene)
+        skin = at.new_zeros(at.shape).index_copy(1, bare, skin)
+        shine = at.new_zeros(1, at.shape[1]).index_copy(1, bare, shine)
+        if not hairy.numel():
+            return skin, shine
+        azimuth, y, local = azimuth.index_select(0, hairy), at[1].index_select(0, hairy), local.take(hairy)
+        medium, white = self._noise(azimuth, y, local, slice(CLOTH.stop - 2, CLOTH.stop))
+        strands = self._strands(azimuth, y, local)
+        above = above.index_select(1, hairy) + (1.6 * strands + 3.0 * medium) * local["hair_ragged"]
+        hair = torch.sigmoid(above / local["hair_soft"])
+        mixed = torch.lerp(skin.index_select(1, hairy), self._hair_colour(strands, local), hair)
+        gloss = torch.lerp(shine.index_select(1, hairy), local["hair_gloss"] * torch.exp(0.3 * white), hair)
+        return skin.index_copy(1, hairy, mixed), shine.index_copy(1, hairy, gloss)
+
+    def _bare_skin(self, at: Tensor, azimuth: Tensor, local: _Local, scene: SceneMesh) -> tuple[Tensor, Tensor]:
+        noise = self._noise(azimuth, at[1], local, SURFACE)
+        medium_b, white_b, coarse_a, coarse_b, medium_a, white_a = noise
         f = self.features(at)
-        blotch = noise[0:1] * local["blotch"] + noise[4:5] * local["blotch_medium"]
-        blotch = blotch + noise[1:2] * local["blotch_red"] * noise.new_tensor([[0.3], [-0.6], [-0.4]])
-        red = local["flush"][:1] * f["cheek"] + local["flush"][1:2] * f["nose"]
-        skin = local["skin"] * torch.exp(blotch + noise[6:7] * local["skin_grain"])
-        skin = skin * torch.exp(front * red * skin.new_tensor([[0.08], [-0.35], [-0.3]]))
-        skin = skin * (1.0 - front * local["under_eye"] * f["under_eye"] * skin.new_tensor([[0.5], [0.6], [0.5]]))
-        skin = skin * (1.0 - front * local["nostril"] * f["nostril"])
-        freckle = ((noise[5:6] + 0.6 * noise[7:8] - 1.3).clamp(0.0, 1.0)) * local["freckles"]
-        skin = skin * (1.0 - freckle * front * skin.new_tensor([[0.35], [0.5], [0.6]]))
-
-        beard_noise = torch.exp(0.25 * noise[7:8] + 0.25 * noise[4:5])
-        growth = local["beard"] * f["beard"] + local["moustache"] * f["moustache"]
-        growth = growth * torch.sigmoid(f["lip"] - 0.5) * front * torch.sigmoid((y + 118.0) / 6.0)
-        cover = (growth * beard_noise).clamp(0.0, 0.95)
-        skin = torch.lerp(skin, local["beard_colour"] * torch.exp(0.25 * noise[7:8]), cover)
-
+        front = torch.sigmoid((at[2:] - 22.0) / 5.0)
+        tone = coarse_a * local["blotch"] + medium_a * local["blotch_medium"] + white_a * local["skin_grain"]
+        red = front * (local["flush"][:1] * f["cheek"] + local["flush"][1:2] * f["nose"])
+        tone = tone + coarse_b * (local["blotch_red"] * self._tint("blotch")) + red * self._tint("flush")
+        skin = local["skin"] * torch.exp(tone)
+        shadow = 1.0 - (front * local["under_eye"] * f["under_eye"]) * self._tint("under_eye")
+        skin = skin * (shadow * (1.0 - front * local["nostril"] * f["nostril"]))
+        if not local.nowhere("freckles"):
+            freckle = ((medium_b + 0.6 * white_b - 1.3).clamp(0.0, 1.0)) * local["freckles"]
+            skin = skin * (1.0 - (freckle * front) * self._tint("freckle"))
+        if not (local.nowhere("beard") and local.nowhere("moustache")):
+            growth = local["beard"] * f["beard"] + local["moustache"] * f["moustache"]
+            growth = growth * torch.sigmoid(f["lip"] - 0.5) * front * torch.sigmoid((at[1:2] + 118.0) / 6.0)
+            cover = (growth * torch.exp(0.25 * white_b + 0.25 * medium_a)).clamp(0.0, 0.95)
+            skin = torch.lerp(skin, local["beard_colour"] * torch.exp(0.25 * white_b), cover)
+        # Lips, brows and lids cover little of a face: each is painted on the pixels around it alone.
         in_lip = torch.sigmoid(-f["lip"] / local["lip_soft"]) * front
-        lip = skin * 0.25 + 0.75 * local["lip_colour"] * torch.exp(0.12 * noise[5:6])
-        skin = torch.lerp(skin, lip, in_lip * local["lip_strength"])
-        line = torch.exp(-0.5 * (f["mouth_line"] / 0.9).square()) * torch.sigmoid((0.5 - f["lip"]) * 2.0) * front
-        skin = skin * (1.0 - local["mouth_line"] * line)
-
-        # Brows: distance to the brow's own line, thinner towards the temple, broken up by noise.
+        shine = (local["skin_gloss"] + 0.8 * in_lip * local["lip_gloss"]) * torch.exp(0.3 * white_a)
+        near = f["lip"] < (TAIL * local["lip_soft"]).clamp_min(0.5 + 0.5 * TAIL)
+        rows = {"lip": f["lip"], "mouth_line": f["mouth_line"], "in_lip": in_lip, "front": front, "noise": medium_b}
+        skin = self._painted_at(near, self._lips, skin, rows, local)
         s = f["brow_along"]
-        bent = (
-            f["brow_above"]
-            - local["brow_shift"]
-            - local["brow_tilt"] * (s - 0.5)
-            - local["brow_arch"] * (s * (1 - s) - 0.2)
-        )
-        half = local["brow_half"] * (1.0 - 0.65 * s.clamp(0.0, 1.2) ** 2)
-        along = torch.sigmoid((s - local["brow_start"]) * 25.0) * torch.sigmoid((local["brow_end"] - s) * 25.0)
-        brow = torch.sigmoid((half - bent.abs()) / 0.7) * along * front * local["brow_strength"]
-        brow = (brow * torch.exp(0.35 * noise[7:8] + 0.25 * noise[4:5])).clamp(0.0, 0.95)
-        skin = torch.lerp(skin, local["brow_colour"], brow)
-
-        # Lashes along the lids, and the crease and shadow above them.
-        upper = torch.sigmoid(f["eye_above"] / 0.8)
-        lash_width = local["lash_width"] * (0.8 + 0.6 * upper)
-        lash = torch.exp(-0.5 * ((f["eye"] - 0.5) / lash_width).square()) * (0.45 + 0.55 * upper)
-        skin = skin * (1.0 - front * (local["lashes"] * lash).clamp(0.0, 0.95))
-        lid = torch.exp(-0.5 * ((f["eye"] - 4.0) / 3.0).square()) * upper * front
-        skin = torch.lerp(skin, local["lid_colour"], lid * local["lid_strength"])
+        side = TAIL * 0.7 + local["brow_half"] + 0.7 * local["brow_tilt"].abs() + 0.4 * local["brow_arch"].abs()
+        near = ((f["brow_above"] - local["brow_shift"]).abs() < side) & (s > local["brow_start"] - 0.04 * TAIL)
+        near = near & (s < local["brow_end"] + 0.04 * TAIL)
+        noise = 0.35 * white_b + 0.25 * medium_a
+        rows = {"along": s, "above": f["brow_above"], "front": front, "noise": noise}
+        skin = self._painted_at(near, self._brows, skin, rows, local)
+        rows = {"eye": f["eye"], "eye_above": f["eye_above"], "front": front}
+        skin = self._painted_at(f["eye"] < 17.0, self._lids, skin, rows, local)
         if not self.has_eyeballs:
             eyes, _ = self._eye(at, local, scene)
             skin = torch.lerp(skin, eyes, torch.sigmoid(-f["eye"] / 0.4) * front)
+        return skin, shine
 
-        strands = self._strands(azimuth, y, local)
-        above = scene.hair_height(local.look["hairline"], azimuth, y, local.image)[None]
-        above = above + (1.6 * strands + 3.0 * noise[4:5]) * local["hair_ragged"]
-        hair = torch.sigmoid(above / local["hair_soft"])
-        skin = torch.lerp(skin, self._hair_colour(strands, local), hair)
-        shine = torch.lerp(local["skin_gloss"], local["hair_gloss"], hair) + 0.8 * in_lip * local["lip_gloss"]
-        return skin, shine * torch.exp(0.3 * noise[6:7])
+    @staticmethod
+    def _painted_at(
+        near: Tensor,
+        painter: Callable[[Tensor, dict[str, Tensor], _Local], Tensor],
+        skin: Tensor,
+        rows: dict[str, Tensor],
+        local: _Local,
+    ) -> Tensor:
+        """Skin ``[3, P]`` with what a painter draws on the pixels ``near`` ``[1, P]``."""
+        some = positions(near[0])
+        picked = {key: row.index_select(1, some) for key, row in rows.items()}
+        return skin.index_copy(1, some, painter(skin.index_select(1, some), picked, local.take(some)))
+
+    @staticmethod
+    def _lips(skin: Tensor, f: dict[str, Tensor], local: _Local) -> Tensor:
+        lip = skin * 0.25 + 0.75 * local["lip_colour"] * torch.exp(0.12 * f["noise"])
+        skin = torch.lerp(skin, lip, f["in_lip"] * local["lip_strength"])
+        line = torch.exp(-0.5 * (f["mouth_line"] / 0.9).square()) * torch.sigmoid((0.5 - f["lip"]) * 2.0) * f["front"]
+        return skin * (1.0 - local["mouth_line"] * line)
+
+    @staticmethod
+    def _brows(skin: Tensor, f: dict[str, Tensor], local: _Local) -> Tensor:
+        """By the distance to the brow's own line, thinner towards the temple, broken up by noise."""
+        s = f["along"]
+        bent = f["above"] - local["brow_shift"] - local["brow_tilt"] * (s - 0.5)
+        bent = bent - local["brow_arch"] * (s * (1 - s) - 0.2)
+        half = local["brow_half"] * (1.0 - 0.65 * s.clamp(0.0, 1.2) ** 2)
+        along = torch.sigmoid((s - local["brow_start"]) * 25.0) * torch.sigmoid((local["brow_end"] - s) * 25.0)
+        brow = torch.sigmoid((half - bent.abs()) / 0.7) * along * f["front"] * local["brow_strength"]
+        return torch.lerp(skin, local["brow_colour"], (brow * torch.exp(f["noise"])).clamp(0.0, 0.95))
+
+    @staticmethod
+    def _lids(skin: Tensor, f: dict[str, Tensor], local: _Local) -> Tensor:
+        """Lashes along the lids, and the crease and shadow above them."""
+        eye, front = f["eye"], f["front"]
+        upper = torch.sigmoid(f["eye_above"] / 0.8)
+        lash_width = local["lash_width"] * (0.8 + 0.6 * upper)
+        lash = torch.exp(-0.5 * ((eye - 0.5) / lash_width).square()) * (0.45 + 0.55 * upper)
+        skin = skin * (1.0 - front * (local["lashes"] * lash).clamp(0.0, 0.95))
+        lid = torch.exp(-0.5 * ((eye - 4.0) / 3.0).square()) * upper * front
+        return torch.lerp(skin, local["lid_colour"], lid * local["lid_strength"])
 
     def _eye(self, at: Tensor, local: _Local, scene: SceneMesh) -> tuple[Tensor, Tensor]:
         del scene
@@ -255,9 +312,9 @@ class FacePaint(nn.Module):
         pupil = torch.sigmoid((local["pupil"] * iris_radius - radius) / 0.25)
         iris = iris * (1.0 - 0.95 * pupil)
         corner = (((at[:1].abs() - self.eye_centre[0]).abs() / (0.5 * self.eye_width) - 0.55) / 0.45).clamp(0.0, 1.0)
-        white = local["eye_white"] * (1.0 - corner * at.new_tensor([[0.2], [0.45], [0.45]]))
+        white = local["eye_white"] * (1.0 - corner * self._tint("eye_corner"))
         eye = torch.lerp(white, iris, torch.sigmoid((iris_radius - radius) / 0.3))
-        rim = self.features(at)["eye"]
+        rim = self.features(at, EYE)["eye"]
         eye = eye * (1.0 - (0.8 * local["lashes"] * torch.exp(-0.5 * (rim / 1.1).square())).clamp(0.0, 0.9))
         shaded = 1.0 - 0.55 * torch.sigmoid((dy + gaze[1:2] - 0.14 * self.eye_width) / 1.0)
         eye = eye * shaded
@@ -282,15 +339,15 @@ class FacePaint(nn.Module):
     def _torso(self, at: Tensor, local: _Local, scene: SceneMesh) -> tuple[Tensor, Tensor]:
         del scene
         azimuth = torch.atan2(at[0], at[2] + 8.0)
-        noise = self._surface_noise(azimuth, at[1], local)
-        skin = local["skin"] * torch.exp(noise[0:1] * local["blotch"] + noise[6:7] * local["skin_grain"])
+        coarse_a, coarse_b, medium, white = self._noise(azimuth, at[1], local, CLOTH)
+        skin = local["skin"] * torch.exp(coarse_a * local["blotch"] + white * local["skin_grain"])
         front = torch.sigmoid(at[2:] / 8.0)
         dip = local["collar_depth"] * (1.0 - at[:1].abs() / local["collar_width"]).clamp_min(0.0) * front
         cloth_weight = torch.sigmoid((local["collar"] - dip - at[1:2]) / 1.2)
-        waves = torch.sin(at[1:2] * local["stripes"][:1] + at[:1] * local["stripes"][1:2] + noise[0:1])
+        waves = torch.sin(at[1:2] * local["stripes"][:1] + at[:1] * local["stripes"][1:2] + coarse_a)
         pattern = torch.sigmoid(waves * 6.0) * local["stripes"][2:3]
         cloth = torch.lerp(local["cloth"], local["cloth_second"], pattern)
-        cloth = cloth * torch.exp(0.25 * noise[1:2] + 0.15 * noise[4:5] + 0.08 * noise[6:7])
+        cloth = cloth * torch.exp(0.25 * coarse_b + 0.15 * medium + 0.08 * white)
         edge = torch.exp(-0.5 * ((local["collar"] - dip - at[1:2]) / 2.0).square())
         return torch.lerp(skin, cloth * (1.0 - 0.4 * edge), cloth_weight), 0.5 * local["skin_gloss"] * (
             1.0 - cloth_weight
@@ -322,3 +379,11 @@ class _Local:
     def __getitem__(self, key: str) -> Tensor:
         value = self.look[key]
         return value.T if self._single else value.T.index_select(1, self.image)
+
+    def take(self, rows: Tensor) -> _Local:
+        """Of some of the pixels."""
+        return _Local(self.look, self.image.index_select(0, rows))
+
+    def nowhere(self, key: str) -> bool:
+        """Whether a parameter is 0 in all pictures on the CPU (asking a GPU would stall it)."""
+        return self.image.device.type == "cpu" and not bool((self.look[key] != 0.0).any())

@@ -66,6 +66,13 @@ def _both_sides(faces: Tensor) -> Tensor:
     return torch.cat((faces, faces.flip(1)))
 
 
+def _knots(azimuth: Tensor) -> tuple[Tensor, Tensor]:
+    """The knot of the hairline before each azimuth in [-pi, pi], int64, and the part of the way to the next."""
+    position = (azimuth / math.pi + 1.0) * (HAIRLINE_KNOTS / 2.0)
+    low = position.detach().floor().clamp(0, HAIRLINE_KNOTS - 1)
+    return low.long(), position - low
+
+
 def _directions(count: int) -> Tensor:
     """Evenly spread unit vectors ``[count, 3]`` (a Fibonacci lattice)."""
     index = torch.arange(count, dtype=torch.float64) + 0.5
@@ -91,7 +98,7 @@ class SceneMesh(nn.Module):
         faces: ``[F, 3]``, the model's own first.
         parts: ``[F]``, one of SKIN ... TEETH.
         canonical: ``[N, 3]``, positions on the mean face in the embedded model's frame; they decide a pixel's paint.
-        visibility: ``[N, 64]``, how much light reaches a vertex from each of :attr:`directions`.
+        visibility: ``[64, N]``, how much light reaches a vertex from each of :attr:`directions`.
         directions: ``[64, 3]``, object frame.
     """
 
@@ -100,9 +107,9 @@ class SceneMesh(nn.Module):
     canonical: Tensor
     visibility: Tensor
     directions: Tensor
-    azimuth: Tensor
-    mean_normals: Tensor
-    may_have_hair: Tensor
+    hairline_weights: Tensor
+    hair_direction: Tensor
+    crown: Tensor
     bumps: Tensor
     landmark_mean: Tensor
     identity_landmarks: Tensor
@@ -145,14 +152,15 @@ class SceneMesh(nn.Module):
             parts.append(torch.full((faces[-1].shape[0],), part))
             templates.append(points)
             count += points.shape[0]
-        self.register_buffer("faces", torch.cat(faces), persistent=False)
-        self.register_buffer("parts", torch.cat(parts), persistent=False)
+        # In memory [3, F], so that the transpose is one run of numbers.
+        self.register_buffer("faces", torch.cat(faces).T.contiguous().T, persistent=False)
+        self.register_buffer("parts", torch.cat(parts).to(torch.uint8), persistent=False)
         self.register_buffer("canonical", torch.cat(templates), persistent=False)
         self.normals = VertexNormals(torch.cat(outward), count)
         self._add_hair_buffers(head, masks, none)
         self._add_anchors(model, masks)
         self.register_buffer("directions", _directions(_SHADOW_DIRECTIONS), persistent=False)
-        self.register_buffer("visibility", self._visibility(), persistent=False)
+        self.register_buffer("visibility", self._visibility().T.contiguous(), persistent=False)
 
     @staticmethod
     def _head_parts(faces: Tensor, masks: dict[str, Tensor], none: Tensor) -> Tensor:
@@ -162,14 +170,20 @@ class SceneMesh(nn.Module):
         return parts
 
     def _add_hair_buffers(self, head: Tensor, masks: dict[str, Tensor], none: Tensor) -> None:
-        self.register_buffer("azimuth", torch.atan2(head[:, 0], head[:, 2] - AXIS_Z), persistent=False)
-        normals = VertexNormals(self.faces[self.faces.amax(1) < self.num_model], self.num_model)
-        self.register_buffer("mean_normals", normals(head[None])[0], persistent=False)
+        azimuth = torch.atan2(head[:, 0], head[:, 2] - AXIS_Z)
+        first, part = _knots(azimuth)
+        weights = torch.zeros(HAIRLINE_KNOTS, self.num_model)
+        every = torch.arange(self.num_model)
+        weights[first, every] += 1.0 - part
+        weights[(first + 1) % HAIRLINE_KNOTS, every] += part
+        self.register_buffer("hairline_weights", weights, persistent=False)
+        normals = VertexNormals(self.faces[self.faces.amax(1) < self.num_model], self.num_model)(head[None])[0]
         keep_clear = none.clone()
         for key in ("ear", "eyeball", "eye_inside", "mouth_inside", "eye", "nose", "mouth"):
             keep_clear |= masks.get(key, none)
-        self.register_buffer("may_have_hair", (~keep_clear).float(), persistent=False)
-        place = torch.stack((self.azimuth * 12.0, head[:, 1] / 9.0), dim=1)
+        self.register_buffer("hair_direction", normals * self.scale * (~keep_clear)[:, None], persistent=False)
+        self.register_buffer("crown", ((head[:, 1] - 70.0) / 50.0).clamp(0.0, 1.0), persistent=False)
+        place = torch.stack((azimuth * 12.0, head[:, 1] / 9.0), dim=1)
         bumps = torch.sin(place[:, 0] + 1.7 * torch.sin(place[:, 1])) * torch.cos(place[:, 1] - place[:, 0] * 0.3)
         self.register_buffer("bumps", bumps, persistent=False)
 
@@ -257,7 +271,7 @@ class SceneMesh(nn.Module):
         return torch.cat(rows), torch.cat(faces)
 
     def _visibility(self) -> Tensor:
-        """Which directions each vertex of head and torso sees: depth maps of the mean from all of them."""
+        """Which directions each vertex of head and torso sees, ``[N, 64]``: depth maps of the mean from all of them."""
         points = self.canonical
         solid = self.faces[
             (self.parts == SKIN) | (self.parts == INSIDE) | (self.parts == EYEBALL) | (self.parts == TORSO)
@@ -293,27 +307,24 @@ class SceneMesh(nn.Module):
         inside[self.faces[self.parts == INSIDE].reshape(-1)] = 1.0
         return seen * (1.0 - 0.5 * inside[:, None])
 
-    def hair_height(self, hairline: Tensor, azimuth: Tensor, height: Tensor, image: Tensor | None = None) -> Tensor:
-        """Millimetres above the hairline.
+    @staticmethod
+    def hair_height(hairline: Tensor, azimuth: Tensor, height: Tensor, image: Tensor) -> Tensor:
+        """Millimetres above the hairline, ``[P]``.
 
         Args:
             hairline: ``[B, 24]`` heights at azimuths -180, -165, ... degrees.
-            azimuth: ``[P]`` radians in [-pi, pi], or ``[B, P]`` with ``image`` None.
-            height: Of the same shape, canonical y.
+            azimuth: ``[P]`` radians in [-pi, pi].
+            height: ``[P]``, canonical y.
             image: Int64 ``[P]``, the row of ``hairline``.
         """
-        position = (azimuth / math.pi + 1.0) * (HAIRLINE_KNOTS / 2.0)
-        low = position.detach().floor().clamp(0, HAIRLINE_KNOTS - 1)
-        part = position - low
-        first = low.long()
-        second = (first + 1) % HAIRLINE_KNOTS
-        if image is None:
-            line = torch.lerp(hairline.gather(1, first), hairline.gather(1, second), part)
-        else:
-            flat = hairline.reshape(-1)
-            base = image * HAIRLINE_KNOTS
-            line = torch.lerp(flat[base + first], flat[base + second], part)
-        return height - line
+        first, part = _knots(azimuth)
+        # One knot more, so that the last segment needs no wrapping.
+        line = torch.cat((hairline, hairline[:, :1]), dim=1)
+        if line.shape[0] > 1:
+            first = first + image * line.shape[1]
+        line = line.reshape(-1)
+        low, high = line.index_select(0, first), line.index_select(0, first + 1)
+        return height - torch.lerp(low, high, part)
 
     def to_object(self, canonical: Tensor) -> Tensor:
         """Positions of the embedded model's frame in this model's object frame, mm ``[..., 3]``."""
@@ -348,14 +359,10 @@ class SceneMesh(nn.Module):
         return torch.cat((turned[:, : self.num_model], torso, turned[:, self.num_model :]), dim=1)
 
     def _with_hair(self, vertices: Tensor, look: dict[str, Tensor]) -> Tensor:
-        batch = vertices.shape[0]
-        azimuth = self.azimuth.expand(batch, -1)
-        height = self.canonical[: self.num_model, 1].expand(batch, -1)
-        above = self.hair_height(look["hairline"], azimuth, height)
-        amount = (above / 14.0).clamp(0.0, 1.0) * self.may_have_hair
-        crown = ((height - 70.0) / 50.0).clamp(0.0, 1.0)
-        thick = look["hair_thickness"] * (1.0 + look["hair_crown"] * crown) + look["hair_bumps"] * self.bumps
-        return vertices + (amount * thick * self.scale)[..., None] * self.mean_normals
+        above = self.canonical[: self.num_model, 1] - look["hairline"] @ self.hairline_weights
+        amount = (above / 14.0).clamp(0.0, 1.0)
+        thick = look["hair_thickness"] * (1.0 + look["hair_crown"] * self.crown) + look["hair_bumps"] * self.bumps
+        return torch.addcmul(vertices, (amount * thick)[..., None], self.hair_direction)
 
     def _curtain(self, wide: Tensor, shifted: Tensor, look: dict[str, Tensor]) -> Tensor:
         columns, rows = _CURTAIN_COLUMNS, _CURTAIN_ROWS

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from lightning_faces.errors import ConfigurationError
-from lightning_faces.geometry import box_of_points, euler_to_matrix, weak_perspective
+from lightning_faces.geometry import box_of_points, euler_to_matrix
 from lightning_faces.morphable import MorphableModel
 from lightning_faces.rendering.maps import FaceMaps
 from lightning_faces.rendering.noise import Draws
 from lightning_faces.rendering.painting import FacePaint
-from lightning_faces.rendering.photograph import BACKGROUND_SHAPES, LINES, OCCLUDERS, Photograph
-from lightning_faces.rendering.renderer import Raster, rasterize_image, to_view
+from lightning_faces.rendering.photograph import BACKGROUND_SHAPES, LINES, OCCLUDERS, Photograph, power
+from lightning_faces.rendering.renderer import Raster, order_of, rasterize_together, to_view
 from lightning_faces.rendering.scene_mesh import HAIRLINE, NUM_PARTS, SKIN, SceneMesh
 
 SYNTHESIS_VERSION = 2
@@ -34,6 +34,8 @@ EXTRA_TARGETS = frozenset(
     }
 )  # fmt: skip
 """Targets that :meth:`FaceSynthesizer.render` gives on request."""
+REGION_TARGETS = frozenset({"pncc", "offsets", "face_mask", "depth", "normals"})
+PREVIOUS_TARGETS = frozenset({"shading", "geometry_mask", "previous_coefficients"})
 PLAIN_TARGETS = frozenset({"image", "landmarks", "visible", "pose", "coefficients", "vertices"})
 """Targets that it always gives."""
 LIGHTS = 3
@@ -165,6 +167,8 @@ class FaceSynthesizer(nn.Module):
 
     stretch_identity: Tensor
     ambient_visibility: Tensor
+    wrap_colour: Tensor
+    towards_viewer: Tensor
 
     def __init__(
         self,
@@ -192,7 +196,9 @@ class FaceSynthesizer(nn.Module):
         gram = basis.flatten(1) @ basis.flatten(1).T
         stretch = torch.linalg.solve(gram, basis.flatten(1) @ axes.flatten(1).T).T
         self.register_buffer("stretch_identity", stretch, persistent=False)
-        self.register_buffer("ambient_visibility", 2.0 * self.scene_mesh.visibility.mean(1), persistent=False)
+        self.register_buffer("ambient_visibility", 2.0 * self.scene_mesh.visibility.mean(0), persistent=False)
+        self.register_buffer("wrap_colour", torch.tensor([[1.0], [0.45], [0.3]]), persistent=False)
+        self.register_buffer("towards_viewer", torch.tensor([0.0, 0.0, 1.0]), persistent=False)
 
     # ---- drawing ----------------------------------------------------------------------------------------------------
 
@@ -628,61 +634,73 @@ class FaceSynthesizer(nn.Module):
         """
         scene = scene.to(self.stretch_identity.device)
         coefficients = torch.cat((scene.identity, scene.expression), dim=1)
+        wanted = frozenset(targets)
+        unknown = sorted(wanted - EXTRA_TARGETS - PLAIN_TARGETS)
+        if unknown:
+            raise ConfigurationError(
+                f"Synthetic faces have no target {', '.join(unknown)}: choose from {', '.join(sorted(EXTRA_TARGETS))}."
+            )
         shapes = self.shapes(coefficients)
+        previous = self.shapes(scene.previous) if wanted & PREVIOUS_TARGETS else None
         if self.stretch_identity.device.type == "cpu":
-            parts = [self._render(scene.rows(i, i + 1), shapes[i : i + 1], targets) for i in range(len(scene))]
+            parts = [
+                self._render(
+                    scene.rows(i, i + 1), shapes[i : i + 1], None if previous is None else previous[i : i + 1], wanted
+                )
+                for i in range(len(scene))
+            ]
             rendered = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
         else:
-            rendered = self._render(scene, shapes, targets)
+            rendered = self._render(scene, shapes, previous, wanted)
         return {"coefficients": coefficients, **rendered}
 
-    def _render(self, scene: Scene, shapes: Tensor, targets: Sequence[str]) -> dict[str, Tensor]:
+    def _render(
+        self, scene: Scene, shapes: Tensor, previous: Tensor | None, targets: frozenset[str]
+    ) -> dict[str, Tensor]:
         look = scene.look
         camera = self._camera(shapes, look)
-        vertices = camera.project(shapes @ look["rotation"].transpose(1, 2))
+        turn = look["rotation"].transpose(1, 2)
+        vertices = camera.project(shapes @ turn)
         landmarks = self.model.landmarks(vertices)
-        drawn = self.scene_mesh(shapes, scene.identity, scene.expression, look)
-        points = camera.project(drawn)
-        raster = rasterize_image(points, self.scene_mesh.faces, self.image_size, cull_backfaces=True)
-        image, depth = self._photograph(raster, points, look)
-        return {
+        points = camera.project(self.scene_mesh(shapes, scene.identity, scene.expression, look))
+        meshes = {"scene": (points, self.scene_mesh.faces)}
+        if targets & REGION_TARGETS:
+            meshes["face"] = (vertices, self.maps.region_faces)
+        if previous is not None:
+            meshes["previous"] = (camera.project(previous @ turn), self.maps.region_faces)
+        rasters = rasterize_together(list(meshes.values()), self.image_size, cull_backfaces=True)
+        raster = dict(zip(meshes, rasters, strict=True))
+        image, depth = self._photograph(raster["scene"], points, look)
+        rendered = {
             "image": image,
             "landmarks": landmarks,
             "visible": self._visible(vertices, landmarks, depth),
             "pose": camera.pose,
             "vertices": vertices,
-            **self._maps(scene, shapes, vertices, camera, frozenset(targets)),
         }
-
-    def _maps(
-        self, scene: Scene, shapes: Tensor, vertices: Tensor, camera: _Camera, targets: frozenset[str]
-    ) -> dict[str, Tensor]:
-        unknown = sorted(targets - EXTRA_TARGETS - PLAIN_TARGETS)
-        if unknown:
-            raise ConfigurationError(
-                f"Synthetic faces have no target {', '.join(unknown)}: choose from {', '.join(sorted(EXTRA_TARGETS))}."
-            )
-        maps: dict[str, Tensor] = {}
-        if targets & {"pncc", "offsets", "face_mask", "depth", "normals"}:
-            raster = self.maps.face_region(vertices)
-            maps["pncc"], maps["offsets"], maps["face_mask"] = self.maps.pncc(raster, shapes)
-            if "depth" in targets:
-                maps["depth"] = self.maps.depth(raster, vertices)
-            if "normals" in targets:
-                maps["normals"] = self.maps.normal_map(raster, vertices)
+        if "face" in raster:
+            rendered |= self._maps(raster["face"], shapes, vertices, targets)
         if "position_map" in targets:
-            maps["position_map"] = self.maps.position_map(vertices)
-        if targets & {"shading", "geometry_mask", "previous_coefficients"}:
-            previous = self.shapes(scene.previous) @ scene.look["rotation"].transpose(1, 2)
-            maps["shading"], maps["geometry_mask"] = self.maps.shading(camera.project(previous))
-            maps["previous_coefficients"] = scene.previous
+            rendered["position_map"] = self.maps.position_map(vertices)
+        if previous is not None:
+            shading, mask = self.maps.shading(raster["previous"], meshes["previous"][0])
+            rendered |= {"shading": shading, "geometry_mask": mask, "previous_coefficients": scene.previous}
+        return rendered
+
+    def _maps(self, raster: Raster, shapes: Tensor, vertices: Tensor, targets: frozenset[str]) -> dict[str, Tensor]:
+        pncc, offsets, mask = self.maps.pncc(raster, shapes)
+        maps = {"pncc": pncc, "offsets": offsets, "face_mask": mask}
+        if "depth" in targets:
+            maps["depth"] = self.maps.depth(raster, vertices)
+        if "normals" in targets:
+            maps["normals"] = self.maps.normal_map(raster, vertices)
         return maps
 
     def _camera(self, shapes: Tensor, look: dict[str, Tensor]) -> _Camera:
         """Place the face: the box of its projected landmarks is centred and fills ``face_fraction`` of the side."""
         landmarks = self.model.landmarks(shapes) @ look["rotation"].transpose(1, 2)
         middle = landmarks.mean(1)
-        flat = _perspective(landmarks, middle, look["distance"])
+        flat = _perspective(landmarks, middle, look["distance"])[0] + middle[:, None, :2]
         box = box_of_points(flat)
         size = self.image_size
         fraction = (self.options.face_fraction * look["zoom"]).clamp_max(1.0)
@@ -695,51 +713,53 @@ class FaceSynthesizer(nn.Module):
     def _photograph(self, raster: Raster, points: Tensor, look: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The finished picture ``[B, 3, H, W]`` and the depth of what it shows ``[B, 1, H, W]``, pixels."""
         mesh = self.scene_mesh
-        normals = mesh.normals(to_view(points))
+        normals = mesh.normals(to_view(points)).transpose(1, 2)
         irradiance, highlight = self._irradiance(normals, look)
-        attributes = torch.cat(
-            (mesh.canonical.expand(points.shape[0], -1, -1), irradiance, highlight, points[..., 2:]), dim=-1
-        )
+        canonical = mesh.canonical.T.expand(points.shape[0], -1, -1)
+        attributes = torch.cat((canonical, irradiance, highlight, points[:, None, :, 2]), dim=1)
         part = mesh.parts.index_select(0, raster.face)
-        groups = [torch.nonzero(part == kind).squeeze(1) for kind in range(NUM_PARTS)]
-        raster, part = raster.take(torch.cat(groups)), part.index_select(0, torch.cat(groups))
-        values = raster.interpolate(attributes, mesh.faces).T.contiguous()
-        counts = [group.shape[0] for group in groups]
-        albedo, gloss = self.paint(values[:3], part, counts, raster.image, look, mesh)
+        counts = torch.bincount(part, minlength=NUM_PARTS).tolist()
+        raster = raster.take(order_of(part))
+        values = raster.interpolate(attributes.transpose(1, 2), mesh.faces).T
+        albedo, gloss = self.paint(values[:3], counts, raster.image, look, mesh)
         light = albedo * values[3:6] + gloss * values[6:7]
         exposure = self._exposure(light, counts[SKIN], raster, look)
-        colour = (light * exposure).clamp(0.0, 1.0) ** (1.0 / GAMMA)
+        # 0 has no logarithm.
+        colour = power((light * exposure).clamp(1e-30, 1.0)[None], light.new_tensor(1.0 / GAMMA))[0]
         image = raster.to_image(colour.T, self.photograph.background(look))
         image = self.photograph.degrade(self.photograph.occlude(image, look), look)
         return image, raster.to_image(values[7:8].T, -1e6)
 
     def _irradiance(self, normals: Tensor, look: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Light that reaches vertices, with soft self-shadowing: ``[B, N, 3]``, and highlights ``[B, N, 1]``."""
+        """Light that reaches vertices of normals ``[B, 3, N]``, with soft self-shadowing.
+
+        Returns:
+            Irradiance ``[B, 3, N]`` and highlights ``[B, 1, N]``.
+        """
         mesh = self.scene_mesh
-        up = 0.5 + 0.5 * normals[..., 1:2]
-        total = torch.lerp(look["ground"][:, None], look["sky"][:, None], up) * self.ambient_visibility[:, None]
-        shine = torch.zeros_like(up)
+        up = 0.5 + 0.5 * normals[:, 1:2]
+        ambient = torch.lerp(look["ground"][..., None], look["sky"][..., None], up) * self.ambient_visibility
         directions = nn.functional.normalize(look["light_directions"].reshape(-1, LIGHTS, 3), dim=-1)
-        colours = look["light_colours"].reshape(-1, LIGHTS, 3)
+        colours = look["light_colours"].reshape(-1, LIGHTS, 3, 1)
         in_head = directions @ look["rotation"]
         nearness = torch.softmax(look["light_sharpness"][:, None] * (in_head @ mesh.directions.T), dim=-1)
-        seen = torch.einsum("nd,bld->bln", mesh.visibility, nearness)
-        wrap = look["wrap"][:, None] * normals.new_tensor([1.0, 0.45, 0.3])
-        for k in range(LIGHTS):
-            direction, colour = directions[:, k], colours[:, k]
-            cosine = normals @ direction[:, :, None]
-            diffuse = ((cosine + wrap) / (1.0 + wrap)).clamp_min(0.0)
-            shadow = seen[:, k, :, None]
-            total = total + diffuse * shadow * colour[:, None]
-            half = nn.functional.normalize(direction + direction.new_tensor([0.0, 0.0, 1.0]), dim=-1)
-            facing = (normals @ half[:, :, None]).clamp_min(0.0)
-            shine = shine + facing**24 * shadow * (cosine > 0.0) * colour.mean(1)[:, None, None]
-        return total, shine
+        seen = nearness @ mesh.visibility
+        cosine = directions @ normals
+        wrap = look["wrap"][..., None, None] * self.wrap_colour
+        diffuse = ((cosine[:, :, None] + wrap) / (1.0 + wrap)).clamp_min(0.0)
+        irradiance = ambient + (diffuse * seen[:, :, None] * colours).sum(1)
+        half = nn.functional.normalize(directions + self.towards_viewer, dim=-1)
+        facing = (half @ normals).clamp_min(0.0)
+        facing = facing * facing
+        facing = facing * facing
+        facing = facing * facing
+        strength = seen * (cosine > 0.0) * colours.mean(2)
+        return irradiance, (facing * facing * facing * strength).sum(1, keepdim=True)
 
     @staticmethod
     def _exposure(light: Tensor, skin: int, raster: Raster, look: dict[str, Tensor]) -> Tensor:
         """Factors ``[1, P]`` that bring the mean brightness of each face's skin, the first pixels, to the key."""
-        brightness = light.new_tensor([0.3, 0.6, 0.1]) @ light[:, :skin]
+        brightness = 0.3 * light[0, :skin] + 0.6 * light[1, :skin] + 0.1 * light[2, :skin]
         batch = raster.shape[0]
         if batch == 1:
             return look["key"] / (brightness.sum() / max(skin, 1)).clamp_min(1e-4)
@@ -754,12 +774,15 @@ class FaceSynthesizer(nn.Module):
         return self.maps.visible_by_normal(vertices) & self.maps.visible_by_depth(landmarks, depth, 0.03 * tall)
 
 
-def _perspective(points: Tensor, middle: Tensor, distance: Tensor) -> Tensor:
-    """Seen from ``distance`` mm ``[B, 1]`` before ``middle`` ``[B, 3]``: x and y grow towards the viewer, z stays."""
-    nearer = points[..., 2] - middle[:, None, 2]
-    factor = distance / (distance - nearer).clamp_min(100.0)
-    flat = (points[..., :2] - middle[:, None, :2]) * factor[..., None] + middle[:, None, :2]
-    return torch.cat((flat, points[..., 2:]), dim=-1)
+def _perspective(points: Tensor, middle: Tensor, distance: Tensor) -> tuple[Tensor, Tensor]:
+    """Seen from ``distance`` mm ``[B, 1]`` before ``middle`` ``[B, 3]``: things grow towards the viewer, z stays.
+
+    Returns:
+        x and y from the middle on, ``[B, N, 2]``, and z ``[B, N, 1]``.
+    """
+    z = points[..., 2:]
+    factor = distance[:, None] / (distance[:, None] + middle[:, None, 2:] - z).clamp_min(100.0)
+    return (points[..., :2] - middle[:, None, :2]) * factor, z
 
 
 @dataclass(frozen=True)
@@ -772,6 +795,8 @@ class _Camera:
 
     def project(self, turned: Tensor) -> Tensor:
         """Rotated points ``[B, N, 3]`` in mm, y up, to the image frame."""
+        scale, shift = self.pose[:, None, :1], self.pose[:, None, 4:]
+        flipped = torch.cat((scale, -scale), dim=-1)
+        middle = self.middle[:, None, :2]
         seen = _perspective(turned, self.middle, self.distance)
-        still = torch.cat((self.pose[:, :1], torch.zeros_like(self.pose[:, 1:4]), self.pose[:, 4:]), dim=1)
-        return weak_perspective(seen, still)
+        return torch.cat((seen[0] * flipped + (middle * flipped + shift), seen[1] * scale), dim=-1)

@@ -116,7 +116,7 @@ def test_weight_mask_is_16_4_3_0_and_the_neck_really_0(embedded: MorphableModel,
 def test_shading_and_mask_under_a_frontal_light(sphere_model: MorphableModel) -> None:
     maps = FaceMaps(sphere_model, SIZE, 16)
     vertices = weak_perspective(sphere_model.mean[None], torch.tensor([[0.5, 0.0, 0.0, 0.0, 47.3, 47.6]]))
-    shading, mask = maps.shading(vertices)
+    shading, mask = maps.shading(maps.face_region(vertices), vertices)
     y, x = torch.meshgrid(torch.arange(float(SIZE)), torch.arange(float(SIZE)), indexing="ij")
     square = ((x - 47.3) ** 2 + (y - 47.6) ** 2) / 40.0**2
     assert (shading[0, 0] - (1 - square).clamp_min(0).sqrt())[square < 0.8].abs().max() < 0.01

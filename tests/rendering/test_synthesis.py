@@ -217,7 +217,7 @@ def test_whole_batches_as_on_cuda_give_the_same_pictures(synthesizer: FaceSynthe
     scene = synthesizer.sample(range(40, 48))
     alone = synthesizer.render(scene, tuple(EXTRA_TARGETS))
     shapes = synthesizer.shapes(alone["coefficients"])
-    together = synthesizer._render(scene, shapes, tuple(EXTRA_TARGETS))
+    together = synthesizer._render(scene, shapes, synthesizer.shapes(scene.previous), EXTRA_TARGETS)
     for key, value in together.items():
         difference = (value.float() - alone[key].float()).abs()
         assert difference.mean() < 1e-3, key

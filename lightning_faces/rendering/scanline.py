@@ -1,0 +1,100 @@
+"""The CPU's rasteriser of pictures: which triangle each pixel shows, by scan lines, in plain torch.
+
+It finds what :mod:`.rasterizer` finds but for pixel centres within a rounding error of an edge, in a third of the time:
+it takes each triangle apart into rows and each row into its first and last pixel, so it never looks at a pixel outside.
+Neighbours compute the crossing of a row with their common edge from the same numbers in the same order, so that exactly
+one of them owns each pixel.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+SMALLEST = 1e-4
+"""Triangles of a smaller area, twice, in square pixels, are left out."""
+NOTHING = torch.iinfo(torch.int64).max
+
+
+def visible_faces(
+    vertices: Tensor, corner_ids: Tensor, image: Tensor, shape: tuple[int, int, int], cull_backfaces: bool
+) -> tuple[Tensor, Tensor]:
+    """Nearest triangle of every pixel of several images.
+
+    Args:
+        vertices: ``[3, V]`` image frame, of all meshes; pixel centres are at integers.
+        corner_ids: Int64 ``[3, F]`` into V; counter-clockwise seen from outside.
+        image: Int64 ``[F]``, which image a triangle belongs to.
+        shape: Number of images, height, width.
+        cull_backfaces: Leave out triangles seen from behind.
+
+    Returns:
+        The covered pixels in order, int64 ``[P]`` into the flattened images, and their triangles, int64 ``[P]``.
+    """
+    batch, height, width = shape
+    (x0, x1, x2), (y0, y1, y2) = vertices[:2].index_select(1, corner_ids.reshape(-1)).reshape(2, 3, -1)
+    # y points down, so that the area is negative seen from outside.
+    area = (x2 - x0) * (y1 - y0) - (x1 - x0) * (y2 - y0)
+    low, high = torch.minimum(torch.minimum(y0, y1), y2), torch.maximum(torch.maximum(y0, y1), y2)
+    left, right = torch.minimum(torch.minimum(x0, x1), x2), torch.maximum(torch.maximum(x0, x1), x2)
+    first, end = low.ceil_().clamp_min_(0.0), high.ceil_().clamp_max_(height)
+    usable = ((area if cull_backfaces else area.abs()) > SMALLEST) & (end > first) & (right >= 0.0)
+    chosen = torch.from_numpy(np.flatnonzero((usable & (left < width - 1.0)).numpy()))
+    x0, x1, x2, y0, y1, y2, area, first, end = torch.stack((x0, x1, x2, y0, y1, y2, area, first, end)).index_select(
+        1, chosen
+    )
+    z0, z1, z2 = vertices[2].index_select(0, corner_ids.index_select(1, chosen).reshape(-1)).reshape(3, -1)
+    # Steps of depth from pixel to pixel.
+    ax, ay, az, bx, by, bz = x1 - x0, y1 - y0, z1 - z0, x2 - x0, y2 - y0, z2 - z0
+    across, down = (bz * ay - az * by) / area, (az * bx - bz * ax) / area
+    old_x, old_y = x0, y0
+    # Corners from top to bottom. Each edge is given by its upper end and its slope, in both triangles that share it.
+    x0, x1, y0, y1 = _upper_first(x0, x1, y0, y1)
+    x1, x2, y1, y2 = _upper_first(x1, x2, y1, y2)
+    x0, x1, y0, y1 = _upper_first(x0, x1, y0, y1)
+    z0 = z0 + across * (x0 - old_x) + down * (y0 - old_y)
+    long, upper, lower = (x2 - x0) / (y2 - y0), (x1 - x0) / (y1 - y0), (x2 - x1) / (y2 - y1)
+    # The rows above the middle corner and those below it.
+    middle = torch.minimum(torch.maximum(y1.ceil(), first), end)
+    table = torch.stack((
+        torch.cat((x0, x0)), torch.cat((y0, y0)), torch.cat((long, long)),
+        torch.cat((x0, x1)), torch.cat((y0, y1)), torch.cat((upper, lower)),
+        torch.cat((first, middle)), torch.cat((z0, z0)), torch.cat((across, across)), torch.cat((down, down)),
+    ))  # fmt: skip
+    owner, number = _expand(torch.cat((middle - first, end - middle)).int())
+    x0, y0, long, x1, y1, short, first, z0, across, down = table.index_select(1, owner)
+    row = first + number
+    below = row - y0
+    one, other = x0 + below * long, x1 + (row - y1) * short
+    begin = torch.minimum(one, other).floor_().add_(1.0).clamp_min_(0.0)
+    counts = (torch.maximum(one, other).floor_().add_(1.0).clamp_max_(width) - begin).clamp_min_(0.0).int()
+    depth = z0 + down * below + across * (begin - x0)
+    starts = (image * (height * width)).index_select(0, chosen)
+    starts, chosen = torch.cat((starts, starts)), torch.cat((chosen, chosen))
+    place = row.long() * width + begin.long() + starts.index_select(0, owner)
+    line, number = _expand(counts)
+    depth, across = torch.stack((depth, across)).index_select(1, line)
+    depth = depth + across * number
+    place = place.index_select(0, line) + number
+    # For non-negative floats the order of the bits is the order of the values.
+    farness = (vertices[2].amax() - depth).clamp_min_(0.0)
+    key = (farness.view(torch.int32).long() << 32) | torch.arange(line.shape[0])
+    nearest = torch.full((batch * height * width,), NOTHING, dtype=torch.int64)
+    nearest.scatter_reduce_(0, place, key, "amin")
+    covered = torch.from_numpy(np.flatnonzero((nearest != NOTHING).numpy()))
+    hit = nearest.index_select(0, covered) & 0xFFFFFFFF
+    return covered, chosen.index_select(0, owner.index_select(0, line.index_select(0, hit)))
+
+
+def _upper_first(xa: Tensor, xb: Tensor, ya: Tensor, yb: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Two corners in the order of their y: x of both, y of both."""
+    swap = ya > yb
+    return torch.where(swap, xb, xa), torch.where(swap, xa, xb), torch.minimum(ya, yb), torch.maximum(ya, yb)
+
+
+def _expand(counts: Tensor) -> tuple[Tensor, Tensor]:
+    """For int32 counts ``[N]``, the item and the number within it of each of their sum: int32."""
+    owner = torch.from_numpy(np.repeat(np.arange(counts.shape[0], dtype=np.int32), counts.numpy()))
+    start = counts.cumsum(0, dtype=torch.int32) - counts
+    return owner, torch.arange(owner.shape[0], dtype=torch.int32) - start.index_select(0, owner)
