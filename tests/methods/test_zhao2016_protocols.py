@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from datamodules import SyntheticFaces
 from lightning_faces.cli import main as cli_main
 from lightning_faces.geometry.alignment import apply_similarity, similarity_transform
 from lightning_faces.geometry.rotation import euler_to_matrix
@@ -44,8 +45,10 @@ def root(protocols: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """Stand-ins of 3DFAW (36 faces, 2 views of each subject) and BP4D-S (8 faces)."""
     folder = tmp_path_factory.mktemp("data")
     plain = SynthesisOptions(yaw_range=30.0, occluders=False, degradation=False)
-    protocols.write_stand_in(folder / "3DFAW", 36, 2, protocols.KEPT_66, plain, 32, 0)
-    protocols.write_stand_in(folder / "BP4D-S", 8, 1, protocols.SHARED_45, plain, 32, 0)
+    faces = SyntheticFaces(train_size=36, views_per_subject=2, synthesis=plain, image_size=32)
+    protocols.write_stand_in(folder / "3DFAW", faces, 36, protocols.KEPT_66)
+    others = SyntheticFaces(train_size=8, synthesis=plain, image_size=32, seed=1)
+    protocols.write_stand_in(folder / "BP4D-S", others, 8, protocols.SHARED_45)
     (folder / "BP4D-S" / "mapping.json").write_text(json.dumps(protocols.SHARED_45))
     return folder
 
@@ -138,9 +141,9 @@ def test_fifty_full_size_steps_as_published(
     protocols: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    protocols.write_stand_in(tmp_path / "3DFAW", 80, 1, protocols.KEPT_66, SynthesisOptions(yaw_range=60.0), 96, 0)
+    protocols.write_stand_in(tmp_path / "3DFAW", SyntheticFaces(train_size=160), 160, protocols.KEPT_66)
     options = [
-        "--data.test_size=10", "--data.val_fraction=0.05", "--trainer.max_steps=50",
+        "--data.test_size=20", "--data.val_fraction=0.05", "--trainer.max_steps=50",
         "--trainer.check_val_every_n_epoch=100", "--trainer.log_every_n_steps=1", "--experiment=e", "--name=n",
         "--trainer.logger=callbacks.MetricsCSV", "--trainer.logger.save_dir=.",
     ]  # fmt: skip
