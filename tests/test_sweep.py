@@ -259,7 +259,7 @@ def test_trials_of_two_processes_on_this_machine(monkeypatch: pytest.MonkeyPatch
         folder = Path("runs/sweep-s") / row["trial"]
         config = yaml.safe_load((folder / "config.yaml").read_text())
         assert config["model"]["init_args"]["optimizer"]["init_args"]["lr"] == float(row[RATE])
-        assert (config["trainer"]["devices"], config["trainer"]["strategy"]) == (2, "ddp")
+        assert (int(config["trainer"]["devices"]), config["trainer"]["strategy"]) == (2, "ddp")
         # Two epochs of 5 steps of 4 faces on each of two processes, which report once.
         assert json.loads((folder / "training.json").read_text())["samples_seen"] == 2 * 5 * 4 * 2
         assert len(read_values(folder / "metrics.csv", "val/nme")) == 2
