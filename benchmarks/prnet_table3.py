@@ -1,8 +1,8 @@
 """Table 3 of PRNet: three weight ratios on one cached synthetic set, and what each does to sparse and dense errors.
 
-    python benchmarks/prnet_table3.py [--seeds S ...]
+    python benchmarks/prnet_table3.py [--seeds S ...] [--ratios R ...]
 
-Trains configs/experiment/prnet_table3.yaml (20,000 faces, 4 epochs, less than 8 minutes on 2 cores) once per ratio and
+Trains configs/experiment/prnet_table3.yaml (20,000 faces, 3 epochs, less than 8 minutes on 2 cores) once per ratio and
 seed into runs/prnet_table3/, scores each last checkpoint on the synthetic test faces and, where LIGHTNING_FACES_DATA
 holds AFLW2000-3D, on those photographs. Runs that exist are kept, so seeds can be added later. Prints the values with
 95 % bootstrap intervals over faces, and the difference of each ratio to 1:1:1:0 paired by face, seeds averaged.
@@ -96,12 +96,13 @@ def show() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="training seeds (default 1)")
+    parser.add_argument("--ratios", nargs="+", choices=RATIOS, default=list(RATIOS), help="only these weight ratios")
     options = parser.parse_args()
     os.chdir(Path(__file__).resolve().parent.parent)
     for seed in options.seeds:
-        for ratio, ratios in RATIOS.items():
+        for ratio in options.ratios:
             folder = RUNS / f"{ratio}-seed{seed}"
-            score(folder, train(folder, ratios, seed))
+            score(folder, train(folder, RATIOS[ratio], seed))
     show()
 
 
