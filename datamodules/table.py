@@ -43,9 +43,9 @@ from datamodules.base import FaceDataset
 from datamodules.crop import Augmentation, RawFace
 from datamodules.files import FileFaceDataModule, FileFaceDataset, OnError, inside, tight_box
 from datamodules.images import read_image
-from datamodules.splits import hold_out
+from datamodules.splits import check_fraction, hold_out
 from datamodules.video import VIDEO_SUFFIXES, video_reader
-from lightning_faces.errors import ConfigurationError, DataError
+from lightning_faces.errors import DataError
 from lightning_faces.geometry.landmarks import SCHEMES, embed_landmarks, landmark_groups, num_landmarks
 from lightning_faces.records import write_atomic
 
@@ -409,11 +409,7 @@ class TableFaceDataModule(FileFaceDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__(root, on_error, image_size, batch_size, num_workers, margin, augmentation, seed)
-        if not 0 <= val_fraction < 1:
-            raise ConfigurationError(
-                f"{self.name} option val_fraction is {val_fraction}; it must be from 0 to below 1."
-            )
-        self.val_fraction = val_fraction
+        self.val_fraction = check_fraction(self.name, val_fraction)
 
     def test_rows(self, table: Annotations) -> NDArray[np.int64]:
         """Rows of the test split, where the table has no split: all, unless a paper says otherwise."""
