@@ -16,7 +16,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
@@ -83,10 +83,16 @@ class _Memory(Dataset[FaceBatch]):
 class _InMemory(ThreeDFAW):
     """Training and validation batches from memory: the depth network looks at landmarks alone, never at a picture."""
 
+    _read: ClassVar[dict[tuple[str, int], _Memory]] = {}
+    """What this process has read, by the fingerprint of the faces."""
+
     def _batches(self, split: str) -> DataLoader[FaceBatch]:
         dataset = self._dataset(split)
-        samples = dataset.samples(range(len(dataset)))
-        memory = _Memory(collate_faces(samples, self.target_shapes(dataset.targets)))
+        key = (dataset.fingerprint(), self.image_size)
+        if key not in self._read:
+            samples = dataset.samples(range(len(dataset)))
+            self._read[key] = _Memory(collate_faces(samples, self.target_shapes(dataset.targets)))
+        memory = self._read[key]
         training = split == "train"
         order: Any = RandomSampler(memory) if training else SequentialSampler(memory)
         return DataLoader(memory, batch_size=None, sampler=BatchSampler(order, self.batch_size, drop_last=training))
