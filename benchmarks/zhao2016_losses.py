@@ -1,7 +1,7 @@
 """The 2D losses of Zhao 2016 on one cached synthetic set: pairwise distances (eq. 4), error differences (3), neither.
 
-    python benchmarks/zhao2016_losses.py [--seeds S ...]
-    python benchmarks/zhao2016_losses.py --seeds 1 --weights 0.1 10
+    python benchmarks/zhao2016_losses.py [--seeds S ...] [--losses none distances errors]
+    python benchmarks/zhao2016_losses.py --seeds 3 --weights 0.1 --losses distances
 
 Trains configs/experiment/zhao2016_losses.yaml (20,000 faces, 3 epochs, less than 2 minutes on 2 cores) once per loss
 and seed into runs/zhao2016_losses/, scores each last checkpoint on the synthetic test faces and, where
@@ -108,9 +108,10 @@ def main() -> None:
     parser.add_argument(
         "--weights", type=float, nargs="+", default=[1.0], help="weights of the second term (default 1)"
     )
+    parser.add_argument("--losses", nargs="+", choices=TERMS, default=TERMS, help="second terms (default all)")
     options = parser.parse_args()
     os.chdir(Path(__file__).resolve().parent.parent)
-    for seed, weight, term in itertools.product(options.seeds, options.weights, TERMS):
+    for seed, weight, term in itertools.product(options.seeds, options.weights, options.losses):
         name = term if weight == 1 or term == "none" else f"{term}-w{weight:g}"
         folder = RUNS / f"{name}-seed{seed}"
         score(folder, train(folder, term, weight, seed))
