@@ -92,7 +92,7 @@ class SyntheticFaceDataset(FaceDataset):
 
     def render(self, indices: Sequence[int]) -> dict[str, NDArray[Any]]:
         """Uint8 ``image`` ``[N, H, W, 3]`` and the targets, batched, in the frame of the canvas."""
-        with torch.no_grad():
+        with torch.inference_mode():
             scene = self.synthesizer.sample(
                 self.split.seeds(indices),
                 yaw_thirds=self.split.split == "test",

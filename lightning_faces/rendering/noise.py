@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lightning_faces.rendering.texture import Texture
+
 UNIFORM_DRAWS = 512
 NORMAL_DRAWS = 640
 BANK_SIDE = 256
@@ -77,7 +79,6 @@ class NoiseBank(nn.Module):
     medium b, white b, coarse a, coarse b, medium a, white a, coarse c, coarse d.
     """
 
-    texels: Tensor
     grain: Tensor
 
     def __init__(self) -> None:
@@ -90,16 +91,14 @@ class NoiseBank(nn.Module):
         channels = (channels / channels.std(dim=(1, 2), keepdim=True))[list(_CHANNELS)]
         # The first row and column once more at the end, so that looking up never has to wrap.
         texels = nn.functional.pad(channels[None], (0, 1, 0, 1), mode="circular")
-        self.register_buffer("texels", texels, persistent=False)
+        self.texture = Texture(texels[0])
         grain = torch.randn(3, GRAIN_SIDE, GRAIN_SIDE, generator=generator)
         self.register_buffer("grain", grain, persistent=False)
 
     def sample(self, u: Tensor, v: Tensor, channels: slice) -> Tensor:
         """Some channels at places ``[P]`` each, where 1 is one period: bilinear, ``[C, P]``."""
-        place = torch.stack((u, v))
-        grid = 2.0 * (place - place.floor()) - 1.0
-        texels = self.texels[:, channels]
-        return nn.functional.grid_sample(texels, grid.T[None, None], align_corners=True)[0, :, 0]
+        x, y = ((place - place.floor()) * BANK_SIDE for place in (u, v))
+        return self.texture(x, y, channels.start, channels.stop)
 
     def grain_image(self, offset: Tensor, size: int) -> Tensor:
         """White noise ``[B, 3, size, size]`` cut out of the bank at offsets ``[B, 2]`` in [0, 1)."""

@@ -19,6 +19,7 @@ from lightning_faces.rendering.scene_mesh import (
     EYEBALL,
     SceneMesh,
 )
+from lightning_faces.rendering.texture import Texture
 
 _LEFT, _RIGHT, _BOTTOM, _TOP = -95.0, 95.0, -130.0, 130.0
 # Of red, green and blue, how much each shade takes away or adds.
@@ -34,7 +35,7 @@ _CHANNELS = (
     "brow_along", "brow_above", "lip", "mouth_line", "eye", "eye_above",
     "cheek", "nose", "under_eye", "beard", "moustache", "nostril",
 )  # fmt: skip
-EYE = slice(4, 5)
+ALL, EYE = slice(0, len(_CHANNELS)), slice(4, 5)
 
 
 def _interpolate(x: Tensor, knots: Tensor, values: Tensor) -> Tensor:
@@ -70,7 +71,6 @@ class FacePaint(nn.Module):
         landmarks: The 68 landmarks of the mean face in the scene's canonical frame, mm ``[68, 3]``.
     """
 
-    texels: Tensor
     tints: Tensor
     eye_centre: Tensor
 
@@ -124,21 +124,17 @@ class FacePaint(nn.Module):
             "moustache": moustache,
             "nostril": _blob(x, y, (6.5, float(landmarks[33, 1]) + 1.0), 3.0, 1.8),
         }
-        texels = torch.stack([planes[key] for key in _CHANNELS]).reshape(1, len(_CHANNELS), height, width)
-        self.register_buffer("texels", texels, persistent=False)
+        texels = torch.stack([planes[key] for key in _CHANNELS]).reshape(len(_CHANNELS), height, width)
+        self.map = Texture(texels)
         tints = torch.tensor([TINTS[key] for key in TINTS]).T[..., None].contiguous()
         self.register_buffer("tints", tints, persistent=False)
         self.register_buffer("eye_centre", torch.tensor([float(eye[:, 0].mean()), eye_y + 0.3]), persistent=False)
         self.eye_width = float(eye[3, 0] - eye[0, 0])
 
-    def features(self, canonical: Tensor, channels: slice = slice(None)) -> dict[str, Tensor]:
+    def features(self, canonical: Tensor, channels: slice) -> dict[str, Tensor]:
         """Values of the map at canonical places ``[3, P]``, each ``[1, P]``."""
-        u = (canonical[0] - _LEFT) * (2.0 / (_RIGHT - _LEFT)) - 1.0
-        v = (_TOP - canonical[1]) * (2.0 / (_TOP - _BOTTOM)) - 1.0
-        grid = torch.stack((u, v)).T[None, None]
-        values = nn.functional.grid_sample(self.texels[:, channels], grid, padding_mode="border", align_corners=False)[
-            0, :, 0
-        ]
+        x, y = canonical[0] - (_LEFT + 0.5), (_TOP - 0.5) - canonical[1]
+        values = self.map(x, y, channels.start, channels.stop)
         return {key: values[k : k + 1] for k, key in enumerate(_CHANNELS[channels])}
 
     def _tint(self, key: str) -> Tensor:
@@ -219,12 +215,13 @@ class FacePaint(nn.Module):
     def _bare_skin(self, at: Tensor, azimuth: Tensor, local: _Local, scene: SceneMesh) -> tuple[Tensor, Tensor]:
         noise = self._noise(azimuth, at[1], local, SURFACE)
         medium_b, white_b, coarse_a, coarse_b, medium_a, white_a = noise
-        f = self.features(at)
+        f = self.features(at, ALL)
         front = torch.sigmoid((at[2:] - 22.0) / 5.0)
         tone = coarse_a * local["blotch"] + medium_a * local["blotch_medium"] + white_a * local["skin_grain"]
         red = front * (local["flush"][:1] * f["cheek"] + local["flush"][1:2] * f["nose"])
         tone = tone + coarse_b * (local["blotch_red"] * self._tint("blotch")) + red * self._tint("flush")
-        skin = local["skin"] * torch.exp(tone)
+        # exp2 takes a quarter of the time of exp.
+        skin = local["skin"] * torch.exp2(tone * math.log2(math.e))
         shadow = 1.0 - (front * local["under_eye"] * f["under_eye"]) * self._tint("under_eye")
         skin = skin * (shadow * (1.0 - front * local["nostril"] * f["nostril"]))
         if not local.nowhere("freckles"):
@@ -382,8 +379,8 @@ class _Local:
 
     def take(self, rows: Tensor) -> _Local:
         """Of some of the pixels."""
-        return _Local(self.look, self.image.index_select(0, rows))
+        return self if self._single else _Local(self.look, self.image.index_select(0, rows))
 
     def nowhere(self, key: str) -> bool:
         """Whether a parameter is 0 in all pictures on the CPU (asking a GPU would stall it)."""
-        return self.image.device.type == "cpu" and not bool((self.look[key] != 0.0).any())
+        return self.image.device.type == "cpu" and float(self.look[key].max()) <= 0.0

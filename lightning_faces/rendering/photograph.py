@@ -142,7 +142,7 @@ class Photograph(nn.Module):
             colour = torch.cat((p[:, 4:5], p[:, 5:6], p[:, 4:5]), dim=1)
             image = torch.lerp(image, _column(colour), cover)
         left, right, below = (_column(look["cut"][:, k : k + 1]) for k in range(3))
-        if _nowhere(torch.cat((left > -1.0, right < 1.0, below < 1.0))):
+        if _nowhere(torch.cat((left + 1.0, 1.0 - right, 1.0 - below))):
             return image
         cut = (x < left) | (x > right) | (y > below)
         return torch.where(cut, _column(look["cut"][:, 3:4]), image)
@@ -220,7 +220,7 @@ def _is_one_on_cpu(image: Tensor) -> bool:
 
 def _nowhere(amount: Tensor) -> bool:
     """Whether no picture on the CPU has something, which then need not be drawn (asking a GPU would stall it)."""
-    return amount.device.type == "cpu" and not bool((amount > 0.0).any())
+    return amount.device.type == "cpu" and float(amount.max()) <= 0.0
 
 
 def _plane(steps: Tensor, direction: Tensor) -> Tensor:

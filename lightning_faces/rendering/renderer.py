@@ -36,6 +36,8 @@ class Raster:
         face: Int64 ``[P]``, the triangle seen there.
         weights: ``[P, 3]`` its barycentric coordinates, a view of memory that has the corners first.
         shape: Batch size, height and width.
+        faces: Int64 ``[F, 3]``, all triangles, as they were given.
+        corners: ``[3, P]`` the corners of ``face`` among the vertices of all B images.
     """
 
     image: Tensor
@@ -43,11 +45,15 @@ class Raster:
     face: Tensor
     weights: Tensor
     shape: tuple[int, int, int]
+    faces: Tensor
+    corners: Tensor
 
     def take(self, rows: Tensor) -> Raster:
         """Some of the pixels, or all in another order; ``rows`` int64 ``[Q]``."""
         image, pixel, face = (value.index_select(0, rows) for value in (self.image, self.pixel, self.face))
-        return Raster(image, pixel, face, self.weights.T.index_select(1, rows).T, self.shape)
+        weights = self.weights.T.index_select(1, rows).T
+        corners = torch.gather(self.corners, 1, rows.expand(3, -1))
+        return Raster(image, pixel, face, weights, self.shape, self.faces, corners)
 
     def interpolate(self, attributes: Tensor, faces: Tensor) -> Tensor:
         """Values at the covered pixels of what is given at the corners.
@@ -59,12 +65,13 @@ class Raster:
         Returns:
             ``[P, C]``, a view of memory that has the channels first.
         """
-        corners = _corners(faces, self.face)
-        if attributes.ndim == 3:
-            if attributes.shape[0] > 1:
+        if faces is self.faces and attributes.ndim == 3:
+            corners = self.corners
+        else:
+            corners = torch.gather(faces.T, 1, self.face.expand(3, -1))
+            if attributes.ndim == 3:
                 corners = corners + self.image * attributes.shape[1]
-            attributes = attributes.reshape(-1, attributes.shape[-1])
-        return self.corner_sum(attributes, corners.T)
+        return self.corner_sum(attributes.reshape(-1, attributes.shape[-1]), corners.T)
 
     def corner_sum(self, attributes: Tensor, corners: Tensor) -> Tensor:
         """Weighted sums ``[P, C]`` of attributes ``[N, C]`` at corners ``[P, 3]`` that have been looked up already."""
@@ -88,7 +95,7 @@ class Raster:
             planes = background.transpose(0, 1).reshape(channels, size)
         else:
             planes = values.new_full((channels, size), background)
-        place = self.image * (height * width) + self.pixel
+        place = self.pixel if batch == 1 else self.image * (height * width) + self.pixel
         planes = planes.scatter(1, place.expand(channels, -1), values.T)
         return planes.reshape(channels, batch, height, width).transpose(0, 1)
 
@@ -155,53 +162,56 @@ def rasterize_together(
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
     if meshes[0][0].device.type != "cpu":
         return [_rasterize_on_device(vertices, faces, size, cull_backfaces) for vertices, faces in meshes]
-    points, corner_ids, images, face_starts, vertex_count, image_count = [], [], [], [0], 0, 0
+    points, corner_ids, images = [], [], []
+    vertex_count = image_count = 0
     for vertices, faces in meshes:
         batch, count, _ = vertices.shape
-        steps = torch.arange(batch)[:, None]
-        points.append(vertices.detach().reshape(-1, 3).T)
-        corner_ids.append((faces.T[:, None] + (vertex_count + count * steps)).reshape(3, -1))
+        steps = torch.arange(batch, dtype=torch.int32)[:, None]
+        points.append(vertices.reshape(-1, 3).T.float())
+        corner_ids.append((faces.T.int()[:, None] + (vertex_count + count * steps)).reshape(3, -1))
         images.append((image_count + steps).expand(-1, faces.shape[0]).reshape(-1))
-        face_starts.append(face_starts[-1] + batch * faces.shape[0])
         vertex_count, image_count = vertex_count + batch * count, image_count + batch
-    shifted = torch.cat(points, dim=1).float() - torch.tensor([[_OFF_GRID[0]], [_OFF_GRID[1]], [0.0]])
+    off_grid = torch.tensor([[_OFF_GRID[0]], [_OFF_GRID[1]], [0.0]])
+    planes, corner_ids = torch.cat(points, dim=1) - off_grid, torch.cat(corner_ids, dim=1)
     with torch.no_grad():
-        places, shown = visible_faces(
-            shifted, torch.cat(corner_ids, dim=1), torch.cat(images), (image_count, *size), cull_backfaces
+        place, shown = visible_faces(
+            planes.detach(), corner_ids, torch.cat(images), (image_count, *size), cull_backfaces
         )
-    rasters, end, image_count = [], 0, 0
+    corners = torch.gather(corner_ids, 1, shown.expand(3, -1))
+    # Rows are counted through all images.
+    exact = place.double()
+    row = ((exact + 0.5) / size[1]).floor()
+    column = (exact - row * size[1]).float()
     ends = torch.tensor([vertices.shape[0] for vertices, _ in meshes]).cumsum(0) * (size[0] * size[1])
-    counts = torch.searchsorted(places, ends).tolist()
-    for (vertices, faces), face_start, count in zip(meshes, face_starts, counts):
-        place, face = places[end:count] - image_count * (size[0] * size[1]), shown[end:count] - face_start
-        image = torch.zeros_like(place)
-        if vertices.shape[0] > 1:
-            image = torch.div(place, size[0] * size[1], rounding_mode="floor")
-            place, face = place - image * (size[0] * size[1]), face - image * faces.shape[0]
-        weights = _barycentric(vertices, faces, image, place, face, size[1])
-        rasters.append(Raster(image, place, face, weights, (vertices.shape[0], *size)))
-        end, image_count = count, image_count + vertices.shape[0]
-    return rasters
+    ends = torch.searchsorted(place, ends).tolist()
+    found = []
+    start = vertex_count = face_count = image_count = 0
+    for (vertices, faces), end in zip(meshes, ends):
+        batch, part = vertices.shape[0], slice(start, end)
+        row[part] -= image_count * size[0]
+        pixel, face = place[part] - image_count * (size[0] * size[1]), shown[part] - face_count
+        image = torch.zeros_like(pixel)
+        if batch > 1:
+            image = torch.div(row[part], size[0], rounding_mode="floor").long()
+            row[part] -= image * size[0]
+            pixel, face = pixel - image * (size[0] * size[1]), face - image * faces.shape[0]
+        found.append((image, pixel, face, corners[:, part] - vertex_count))
+        start, image_count = end, image_count + batch
+        vertex_count, face_count = vertex_count + batch * vertices.shape[1], face_count + batch * faces.shape[0]
+    weights = _barycentric(planes.index_select(1, corners.reshape(-1)).reshape(3, 3, -1), column, row.float())
+    parts = zip(meshes, found, weights.tensor_split(ends[:-1], dim=1))
+    return [
+        Raster(image, pixel, face, part.T, (vertices.shape[0], *size), faces, local)
+        for (vertices, faces), (image, pixel, face, local), part in parts
+    ]
 
 
-def _corners(faces: Tensor, face: Tensor) -> Tensor:
-    """The corners ``[3, P]`` of triangles ``[P]``."""
-    return torch.gather(faces.T, 1, face.expand(3, -1))
-
-
-def _barycentric(vertices: Tensor, faces: Tensor, image: Tensor, pixel: Tensor, face: Tensor, width: int) -> Tensor:
-    """Weights ``[P, 3]`` of pixels in their triangles, differentiable in the vertices ``[B, V, 3]``."""
-    corners = _corners(faces, face)
-    if vertices.shape[0] > 1:
-        corners = corners + image * vertices.shape[1]
-    place = pixel.double()
-    row = ((place + 0.5) / width).floor()
-    column = place - row * width
-    places = vertices.reshape(-1, 3)[:, :2].T.index_select(1, corners.reshape(-1)).reshape(2, 3, -1).float()
-    x0, x1, x2 = places[0] - (column.float() + _OFF_GRID[0])
-    y0, y1, y2 = places[1] - (row.float() + _OFF_GRID[1])
+def _barycentric(corners: Tensor, column: Tensor, row: Tensor) -> Tensor:
+    """Weights ``[3, P]`` of pixels in triangles of corners ``[2 or 3, 3, P]``, differentiable in these."""
+    x0, x1, x2 = corners[0] - column
+    y0, y1, y2 = corners[1] - row
     areas = torch.stack((x1 * y2 - x2 * y1, x2 * y0 - x0 * y2, x0 * y1 - x1 * y0))
-    return (areas / (areas[0] + areas[1] + areas[2])).T
+    return areas / (areas[0] + areas[1] + areas[2])
 
 
 def _rasterize_on_device(vertices: Tensor, faces: Tensor, size: tuple[int, int], cull_backfaces: bool) -> Raster:
@@ -221,13 +231,9 @@ def _rasterize_on_device(vertices: Tensor, faces: Tensor, size: tuple[int, int],
     place = torch.nonzero(ids.reshape(-1) >= 0).squeeze(1)
     face, weights = ids.reshape(-1).index_select(0, place), barycentric.reshape(-1, 3).index_select(0, place)
     image = torch.div(place, height * width, rounding_mode="floor")
-    return Raster(
-        image=image,
-        pixel=place - image * (height * width),
-        face=face - image * faces.shape[0],
-        weights=weights,
-        shape=(batch, height, width),
-    )
+    face = face - image * faces.shape[0]
+    corners = torch.gather(faces.T, 1, face.expand(3, -1)) + image * vertices.shape[1]
+    return Raster(image, place - image * (height * width), face, weights, (batch, height, width), faces, corners)
 
 
 class VertexNormals(nn.Module):

@@ -24,8 +24,8 @@ def visible_faces(
 
     Args:
         vertices: ``[3, V]`` image frame, of all meshes; pixel centres are at integers.
-        corner_ids: Int64 ``[3, F]`` into V; counter-clockwise seen from outside.
-        image: Int64 ``[F]``, which image a triangle belongs to.
+        corner_ids: Int32 or int64 ``[3, F]`` into V; counter-clockwise seen from outside.
+        image: Int32 or int64 ``[F]``, which image a triangle belongs to.
         shape: Number of images, height, width.
         cull_backfaces: Leave out triangles seen from behind.
 
@@ -44,7 +44,8 @@ def visible_faces(
     x0, x1, x2, y0, y1, y2, area, first, end = torch.stack((x0, x1, x2, y0, y1, y2, area, first, end)).index_select(
         1, chosen
     )
-    z0, z1, z2 = vertices[2].index_select(0, corner_ids.index_select(1, chosen).reshape(-1)).reshape(3, -1)
+    corners = torch.gather(corner_ids, 1, chosen.expand(3, -1))
+    z0, z1, z2 = vertices[2].index_select(0, corners.reshape(-1)).reshape(3, -1)
     # Steps of depth from pixel to pixel.
     ax, ay, az, bx, by, bz = x1 - x0, y1 - y0, z1 - z0, x2 - x0, y2 - y0, z2 - z0
     across, down = (bz * ay - az * by) / area, (az * bx - bz * ax) / area
@@ -70,7 +71,7 @@ def visible_faces(
     begin = torch.minimum(one, other).floor_().add_(1.0).clamp_min_(0.0)
     counts = (torch.maximum(one, other).floor_().add_(1.0).clamp_max_(width) - begin).clamp_min_(0.0).int()
     depth = z0 + down * below + across * (begin - x0)
-    starts = (image * (height * width)).index_select(0, chosen)
+    starts = image.index_select(0, chosen).long() * (height * width)
     starts, chosen = torch.cat((starts, starts)), torch.cat((chosen, chosen))
     place = row.long() * width + begin.long() + starts.index_select(0, owner)
     line, number = _expand(counts)
@@ -89,8 +90,10 @@ def visible_faces(
 
 def _upper_first(xa: Tensor, xb: Tensor, ya: Tensor, yb: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Two corners in the order of their y: x of both, y of both."""
-    swap = ya > yb
-    return torch.where(swap, xb, xa), torch.where(swap, xa, xb), torch.minimum(ya, yb), torch.maximum(ya, yb)
+    # Products with 0 and 1, which are exact, take a third of the time of torch.where.
+    swap = (ya > yb).float()
+    stay = 1.0 - swap
+    return xa * stay + xb * swap, xa * swap + xb * stay, torch.minimum(ya, yb), torch.maximum(ya, yb)
 
 
 def _expand(counts: Tensor) -> tuple[Tensor, Tensor]:

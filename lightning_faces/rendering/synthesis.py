@@ -132,10 +132,11 @@ class Scene:
     def __len__(self) -> int:
         return int(self.identity.shape[0])
 
-    def rows(self, start: int, end: int) -> Scene:
-        """Rows ``start`` to ``end``."""
-        look = {key: value[start:end] for key, value in self.look.items()}
-        return Scene(self.identity[start:end], self.expression[start:end], self.previous[start:end], look)
+    def singles(self) -> list[Scene]:
+        """One scene for each picture."""
+        parts = zip(*(value.split(1) for value in (self.identity, self.expression, self.previous)))
+        looks = zip(*(value.split(1) for value in self.look.values()))
+        return [Scene(*part, dict(zip(self.look, look))) for part, look in zip(parts, looks)]
 
     def to(self, device: torch.device | str) -> Scene:
         """The scene on another device."""
@@ -643,11 +644,10 @@ class FaceSynthesizer(nn.Module):
         shapes = self.shapes(coefficients)
         previous = self.shapes(scene.previous) if wanted & PREVIOUS_TARGETS else None
         if self.stretch_identity.device.type == "cpu":
+            previous_of = [None] * len(scene) if previous is None else previous.split(1)
             parts = [
-                self._render(
-                    scene.rows(i, i + 1), shapes[i : i + 1], None if previous is None else previous[i : i + 1], wanted
-                )
-                for i in range(len(scene))
+                self._render(one, shape, other, wanted)
+                for one, shape, other in zip(scene.singles(), shapes.split(1), previous_of, strict=True)
             ]
             rendered = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
         else:
