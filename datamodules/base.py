@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -233,8 +233,9 @@ class FaceDataModule(LightningDataModule, ABC):
         else:
             sampler = EvaluationSampler(dataset, world, rank)
         dataset.share()
+        source, collate = self.loader_parts(split)
         return DataLoader(
-            dataset,  # type: ignore[arg-type]
+            source,
             batch_size=self.batch_size,
             sampler=sampler,
             drop_last=split == "train",
@@ -242,8 +243,16 @@ class FaceDataModule(LightningDataModule, ABC):
             persistent_workers=self.num_workers > 0 and split in ("train", "val"),
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=start_worker,
-            collate_fn=partial(collate_faces, shapes=self.target_shapes(dataset.targets)),
+            collate_fn=collate,
         )
+
+    def loader_parts(self, split: str) -> tuple[Any, Callable[[Any], Any]]:
+        """What loader processes read, with the indices of the split's data set, and how they make it a batch.
+
+        A subclass that completes its batches on the device, in ``on_after_batch_transfer``, overrides it.
+        """
+        dataset = self._dataset(split)
+        return dataset, partial(collate_faces, shapes=self.target_shapes(dataset.targets))
 
     def train_dataloader(self) -> DataLoader[FaceBatch]:
         """Shuffled, augmented training batches."""

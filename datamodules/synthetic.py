@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,16 @@ from numpy.typing import NDArray
 from rich.progress import track
 from torch.utils.data import DataLoader, Dataset
 
+from datamodules.augment import MildAugmentation
 from datamodules.base import CHEAP_TARGETS, FaceDataModule, FaceDataset, start_worker
-from datamodules.crop import Augmentation, RawFace
-from lightning_faces.batch import FaceSpec
+from datamodules.crop import UNMIRRORED_TARGETS, Augmentation, RawFace
+from datamodules.device import crop_faces
+from datamodules.sampling import SampleKey
+from lightning_faces.batch import SAMPLE_NUMBERS, FaceSpec
 from lightning_faces.errors import ConfigurationError, DataError
 from lightning_faces.geometry.camera import box_of_points
 from lightning_faces.morphable import MorphableModel
-from lightning_faces.rendering.synthesis import SYNTHESIS_VERSION, FaceSynthesizer, SynthesisOptions
+from lightning_faces.rendering.synthesis import SYNTHESIS_VERSION, FaceSynthesizer, Scene, SynthesisOptions
 
 SPLITS = ("train", "val", "test")
 RENDER_CHUNK = 16
@@ -93,15 +97,24 @@ class SyntheticFaceDataset(FaceDataset):
     def render(self, indices: Sequence[int]) -> dict[str, NDArray[Any]]:
         """Uint8 ``image`` ``[N, H, W, 3]`` and the targets, batched, in the frame of the canvas."""
         with torch.inference_mode():
-            scene = self.synthesizer.sample(
-                self.split.seeds(indices),
-                yaw_thirds=self.split.split == "test",
-                subject=self.split.subjects(indices),
-            )
-            rendered = self.synthesizer.render(scene, targets=tuple(sorted(self.targets - CHEAP_TARGETS)))
+            rendered = self.synthesizer.render(self.draw(indices), sorted(self.targets - CHEAP_TARGETS))
         arrays = {key: rendered[key].numpy() for key in self.targets if key in rendered}
         pixels = rendered["image"].clamp(0, 1).mul(255).round().to(torch.uint8)
         return {**arrays, "image": pixels.permute(0, 2, 3, 1).numpy()}
+
+    def draw(self, indices: Sequence[int]) -> Scene:
+        """The scenes of samples."""
+        return self.synthesizer.sample(
+            self.split.seeds(indices), yaw_thirds=self.split.split == "test", subject=self.split.subjects(indices)
+        )
+
+    def sample_id(self, index: int) -> str:
+        """Name of a sample."""
+        return f"{self.split.split}-{self.split.seed}-{index:06d}"
+
+    def numbers(self, index: int) -> dict[str, int]:
+        """Subject and view of a sample."""
+        return dict(zip(("subject", "view"), divmod(index, self.split.views_per_subject)))
 
     def _face(self, index: int, arrays: dict[str, NDArray[Any]]) -> RawFace:
         targets = {key: value for key, value in arrays.items() if key != "image"}
@@ -112,10 +125,10 @@ class SyntheticFaceDataset(FaceDataset):
         targets["yaw"] = np.degrees(targets["pose"][2])
         return RawFace(
             image=arrays["image"],
-            sample_id=f"{self.split.split}-{self.split.seed}-{index:06d}",
+            sample_id=self.sample_id(index),
             box=box_of_points(torch.from_numpy(landmarks)).double().numpy(),
             targets=targets,
-            numbers={"subject": index // self.split.views_per_subject, "view": index % self.split.views_per_subject},
+            numbers=self.numbers(index),
         )
 
 
@@ -136,6 +149,46 @@ class CachedFaceDataset(SyntheticFaceDataset):
             }
             faces.append(self._face(index, values))
         return faces
+
+
+class SceneDataset(Dataset[dict[str, Any]]):
+    """What a device needs to render a batch of samples and to crop them: scenes and changes of the crop.
+
+    Args:
+        faces: The data set that would render and crop them in a loader process; all else is its.
+    """
+
+    def __init__(self, faces: SyntheticFaceDataset) -> None:
+        self.faces = faces
+
+    def __len__(self) -> int:
+        return len(self.faces)
+
+    def __getitems__(self, keys: Sequence[SampleKey]) -> dict[str, Any]:
+        """A batch before rendering: ``scene`` ``[B, M]``, ``change`` ``[B, 2, 3]``, ``mirrored`` and what names it."""
+        faces, indices = self.faces, [index for index, _ in keys]
+        changes, mirrored = [], []
+        for index, draw in keys:
+            rng = np.random.default_rng((faces.seed, draw, index))
+            change, reflect = np.eye(2, 3), False
+            if faces.augmentation is not None:
+                change = faces.augmentation.matrix(faces.image_size, rng)
+                reflect = bool(rng.random() < faces.augmentation.flip)
+            changes.append(change)
+            mirrored.append(reflect)
+        numbers = [{**dict.fromkeys(SAMPLE_NUMBERS, -1), **faces.numbers(index)} for index in indices]
+        return {
+            "scene": faces.synthesizer.pack(faces.draw(indices)),
+            "change": torch.from_numpy(np.stack(changes)),
+            "mirrored": torch.tensor(mirrored),
+            "index": torch.tensor(indices),
+            "sample_id": [faces.sample_id(index) for index in indices],
+            **{key: torch.tensor([row[key] for row in numbers]) for key in SAMPLE_NUMBERS},
+        }
+
+
+def _as_it_is(batch: dict[str, Any]) -> dict[str, Any]:
+    return batch
 
 
 class _Chunks(Dataset[dict[str, NDArray[Any]]]):
@@ -193,6 +246,10 @@ class SyntheticFaces(FaceDataModule):
     Sample i is the same for any number of workers and processes and any order. Training, validation and test faces
     have disjoint seeds; test poses have equal thirds of ``|yaw|`` in 0-30, 30-60 and 60-90 degrees.
 
+    With ``render_on_device``, loader processes only draw scenes, and training batches are rendered, cropped and
+    augmented as a whole on the device that they are sent to. Validation and test faces are rendered by the loader in
+    any case, so that scores do not depend on it; so are all faces inside ``Mixed``.
+
     Args:
         train_size: Faces of an epoch.
         val_size: Validation faces.
@@ -202,6 +259,7 @@ class SyntheticFaces(FaceDataModule):
         synthesis: How faces look and are posed.
         canvas: Side of the rendered canvas over ``image_size``: room for the crop to move in.
         position_map_size: Side of the position map, where a method trains on it.
+        render_on_device: Render training batches where the method trains; for GPUs.
         cache_dir: Folder where rendered samples are kept as 8-bit images and memory-mapped; None renders on the fly.
         image_size: Side of the square crop in pixels.
         batch_size: Samples per step and rank.
@@ -232,6 +290,7 @@ class SyntheticFaces(FaceDataModule):
         synthesis: SynthesisOptions = SynthesisOptions(),  # noqa: B008 - frozen, so one default can be shared
         canvas: float = 1.5,
         position_map_size: int = 64,
+        render_on_device: bool = False,
         cache_dir: str | None = None,
         image_size: int = 96,
         batch_size: int = 32,
@@ -247,6 +306,18 @@ class SyntheticFaces(FaceDataModule):
                 raise ConfigurationError(f"SyntheticFaces option {name} is {value}; it must be at least 1.")
         if canvas < 1:
             raise ConfigurationError(f"SyntheticFaces option canvas is {canvas}; it must be at least 1.")
+        if render_on_device and cache_dir is not None:
+            raise ConfigurationError(
+                f"SyntheticFaces option render_on_device draws every face anew, but cache_dir is {cache_dir!r}: set "
+                "only one of them."
+            )
+        if render_on_device and not (augmentation is None or isinstance(augmentation, MildAugmentation)):
+            raise ConfigurationError(
+                f"SyntheticFaces option render_on_device moves crops only, but {type(augmentation).__name__} also "
+                "changes colours or covers faces: take MildAugmentation, or set render_on_device to false."
+            )
+        self.render_on_device = render_on_device
+        self._renderers: dict[torch.device, FaceSynthesizer] = {}
         self.sizes = {name.removesuffix("_size"): value for name, value in sizes.items()}
         self.views_per_subject = views_per_subject
         self.synthesis = synthesis
@@ -300,3 +371,34 @@ class SyntheticFaces(FaceDataModule):
         if self.trainer is not None:
             self.trainer.strategy.barrier("synthetic faces rendered")
         return CachedFaceDataset(source, folder)
+
+    def loader_parts(self, split: str) -> tuple[Any, Callable[[Any], Any]]:
+        """Scenes for training batches that the device renders."""
+        dataset = self._dataset(split)
+        if self.render_on_device and split == "train" and isinstance(dataset, SyntheticFaceDataset):
+            return SceneDataset(dataset), _as_it_is
+        return super().loader_parts(split)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Complete a batch of scenes on its device; a batch that the loader rendered is left as it is."""
+        if "scene" not in batch:
+            return batch
+        dataset = self._dataset("train")
+        assert isinstance(dataset, SyntheticFaceDataset)
+        mirrored = batch["mirrored"]
+        with torch.no_grad():
+            renderer = self._renderer(dataset, mirrored.device)
+            rendered = renderer.render(renderer.unpack(batch["scene"]), sorted(dataset.targets - CHEAP_TARGETS))
+            faces = crop_faces(rendered, batch["change"], mirrored, self.image_size, self.margin)
+        keys = self.target_shapes(dataset.targets)
+        has = {key: ~mirrored if key in UNMIRRORED_TARGETS else torch.ones_like(mirrored) for key in keys}
+        named = {key: batch[key] for key in ("index", "sample_id", *SAMPLE_NUMBERS)}
+        return {**named, **{key: faces[key] for key in ("image", "box", "crop_to_file", *keys)}, "has": has}
+
+    def _renderer(self, dataset: SyntheticFaceDataset, device: torch.device) -> FaceSynthesizer:
+        """The data set's synthesizer, or a copy of it on another device than the CPU."""
+        if device.type == "cpu":
+            return dataset.synthesizer
+        if device not in self._renderers:
+            self._renderers[device] = copy.deepcopy(dataset.synthesizer).to(device)
+        return self._renderers[device]

@@ -149,7 +149,7 @@ class Photograph(nn.Module):
 
     def degrade(self, image: Tensor, look: dict[str, Tensor]) -> Tensor:
         """Blur, colour cast, contrast, saturation, noise, JPEG and grey; in and out ``[B, 3, H, W]`` in [0, 1]."""
-        image = self._blur(image, look["blur"])
+        image = gaussian_blur(image, look["blur"])
         # Saturation, cast, contrast and brightness are one linear map of the colour.
         saturation, contrast = look["saturation"], look["contrast"]
         grey = image.new_tensor([0.299, 0.587, 0.114]).expand(3, 3)
@@ -165,28 +165,6 @@ class Photograph(nn.Module):
             return image
         lossy = self._jpeg(image, look["jpeg"]).clamp(0.0, 1.0)
         return torch.where(_column(look["jpeg"]) > 0.0, lossy, image)
-
-    @staticmethod
-    def _blur(image: Tensor, sigma: Tensor) -> Tensor:
-        """Gaussian blur of each image by its own ``sigma`` ``[B, 2]`` (x, y) in pixels."""
-        radius = max(1, math.ceil(2.5 * float(sigma.max())))
-        steps = torch.arange(-radius, radius + 1, device=image.device).abs()
-        kernels = torch.exp(-0.5 * (steps / sigma.clamp_min(0.05)[..., None]).square())
-        # Each picture's kernel ends at its own radius, whatever the batch.
-        kernels = kernels * (steps <= (2.5 * sigma).ceil().clamp_min(1.0)[..., None])
-        kernels = kernels / kernels.sum(-1, keepdim=True)
-        if _is_one_on_cpu(image) and not kernels.requires_grad:
-            x, y = kernels[0].numpy()
-            planes = [
-                cv2.sepFilter2D(plane.numpy(), cv2.CV_32F, x, y, borderType=cv2.BORDER_REPLICATE) for plane in image[0]
-            ]
-            return torch.from_numpy(np.stack(planes))[None]
-        channels = image.transpose(0, 1)
-        for axis, pad in ((0, (radius, radius, 0, 0)), (1, (0, 0, radius, radius))):
-            kernel = kernels[:, axis].reshape(-1, 1, 2 * radius + 1, 1).transpose(2, 3 - axis)
-            padded = nn.functional.pad(channels, pad, mode="replicate")
-            channels = nn.functional.conv2d(padded, kernel, groups=kernel.shape[0])
-        return channels.transpose(0, 1)
 
     def _jpeg(self, image: Tensor, scale: Tensor) -> Tensor:
         """Quantise the 8x8 block DCT of luminance and (at half size) chrominance; scale ``[B, 1]`` as in libjpeg."""
@@ -211,6 +189,28 @@ class Photograph(nn.Module):
         blocks = (torch.round(coefficients / table) * table) @ self.dct
         padded = blocks.reshape(batch, channels, rows, columns, 8, 8).transpose(3, 4)
         return padded.reshape(batch, channels, height + down, width + right)[:, :, :height, :width]
+
+
+def gaussian_blur(image: Tensor, sigma: Tensor) -> Tensor:
+    """Gaussian blur of each image by its own ``sigma`` ``[B, 2]`` (x, y) in pixels."""
+    radius = max(1, math.ceil(2.5 * float(sigma.max())))
+    steps = torch.arange(-radius, radius + 1, device=image.device).abs()
+    kernels = torch.exp(-0.5 * (steps / sigma.clamp_min(0.05)[..., None]).square())
+    # Each picture's kernel ends at its own radius, whatever the batch.
+    kernels = kernels * (steps <= (2.5 * sigma).ceil().clamp_min(1.0)[..., None])
+    kernels = kernels / kernels.sum(-1, keepdim=True)
+    if _is_one_on_cpu(image) and not kernels.requires_grad:
+        x, y = kernels[0].numpy()
+        planes = [
+            cv2.sepFilter2D(plane.numpy(), cv2.CV_32F, x, y, borderType=cv2.BORDER_REPLICATE) for plane in image[0]
+        ]
+        return torch.from_numpy(np.stack(planes))[None]
+    channels = image.transpose(0, 1)
+    for axis, pad in ((0, (radius, radius, 0, 0)), (1, (0, 0, radius, radius))):
+        kernel = kernels[:, axis].reshape(-1, 1, 2 * radius + 1, 1).transpose(2, 3 - axis)
+        padded = nn.functional.pad(channels, pad, mode="replicate")
+        channels = nn.functional.conv2d(padded, kernel, groups=kernel.shape[0])
+    return channels.transpose(0, 1)
 
 
 def _is_one_on_cpu(image: Tensor) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -230,6 +231,24 @@ class FaceSynthesizer(nn.Module):
         return Scene(
             identity.float(), expression.float(), previous.float(), {key: value.float() for key, value in look.items()}
         )
+
+    @cached_property
+    def _layout(self) -> dict[str, torch.Size]:
+        """Names and shapes of a scene's values, one picture's."""
+        one = self.sample([0])
+        values = {"identity": one.identity, "expression": one.expression, "previous": one.previous, **one.look}
+        return {key: value.shape[1:] for key, value in values.items()}
+
+    def pack(self, scene: Scene) -> Tensor:
+        """A scene as one tensor ``[B, M]``, which goes to a device in one piece."""
+        values = {"identity": scene.identity, "expression": scene.expression, "previous": scene.previous, **scene.look}
+        return torch.cat([values[key].flatten(1) for key in self._layout], dim=1)
+
+    def unpack(self, packed: Tensor) -> Scene:
+        """The scene that :meth:`pack` was given, on the tensor's device."""
+        parts = packed.split([shape.numel() for shape in self._layout.values()], dim=1)
+        look = {key: part.reshape(-1, *shape) for (key, shape), part in zip(self._layout.items(), parts, strict=True)}
+        return Scene(look.pop("identity"), look.pop("expression"), look.pop("previous"), look)
 
     def _identity(self, who: Draws) -> Tensor:
         identity = who.normal(std=self.options.identity_scale, count=self.model.num_identity)
