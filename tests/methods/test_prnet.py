@@ -492,8 +492,8 @@ def test_overfits_eight_faces(model: MorphableModel) -> None:
     optimizer = torch.optim.Adam(method.parameters(), lr=0.02, betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.02, total_steps=steps, pct_start=0.15)
     for step in range(steps):
-        # The last layers of the encoder see 32 values a channel, whose variance differs from the running one by 3 %: the
-        # end of the training is on the running statistics, as the evaluation is.
+        # The last layers of the encoder see 32 values a channel, whose variance differs from the running one by 3 %:
+        # the end of the training is on the running statistics, as the evaluation is.
         method.train(step < 0.6 * steps)
         optimizer.zero_grad()
         method.losses(batch)["total"].backward()
