@@ -1,5 +1,7 @@
 """Speed of the rasteriser and of complete training samples, in CPU time of one thread: medians, ratios of one run.
 
+With a GPU, also of whole batches on it, in wall time.
+
 python benchmarks/rendering.py [--quick]
 """
 
@@ -25,6 +27,7 @@ from lightning_faces.rendering.renderer import rasterize_image
 SIZE = 200
 BATCH = 32
 """Faces drawn together: the data module's default."""
+DEVICE_BATCH = 64
 TARGETS = ("pncc", "offsets", "face_mask", "shading", "geometry_mask", "position_map")
 CHEAP = 136
 
@@ -127,6 +130,22 @@ def benchmark_samples(model: MorphableModel, repeats: int) -> float:
     return seconds
 
 
+def benchmark_device(model: MorphableModel, device: str, repeats: int) -> None:
+    """Whole batches on a GPU, by wall time, as ``SyntheticFaces(render_on_device=True)`` renders them."""
+    synthesizer = FaceSynthesizer(model, CHEAP, position_map_size=64)
+    packed = synthesizer.pack(synthesizer.sample(range(DEVICE_BATCH)))
+    renderer = synthesizer.to(device)
+    times = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        with torch.no_grad():
+            rendered = renderer.render(renderer.unpack(packed.to(device)), TARGETS)
+        float(rendered["image"].sum())  # waits for the device
+        times.append(time.perf_counter() - start)
+    seconds = statistics.median(times[1:])
+    print(f"samples on {device}, {CHEAP}x{CHEAP}, all maps, batches of {DEVICE_BATCH}: {DEVICE_BATCH / seconds:.0f}/s")
+
+
 def benchmark_geometry(model: MorphableModel, repeats: int) -> None:
     coefficients = torch.randn(16, model.num_coefficients)
     identity, expression = coefficients.split([model.num_identity, model.num_expression], dim=1)
@@ -147,6 +166,8 @@ def main() -> None:
     model = MorphableModel.load("embedded")
     benchmark_rasterizer(model, repeats, 1 if quick else 3)
     sample = benchmark_samples(model, repeats)
+    if torch.cuda.is_available():
+        benchmark_device(MorphableModel.load("embedded"), "cuda", repeats)
     if not quick:
         dense = subdivide(subdivide(model))
         benchmark_rasterizer(subdivide(model), repeats, 1)
