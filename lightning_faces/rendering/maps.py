@@ -140,26 +140,28 @@ class FaceMaps(nn.Module):
         z = vertices[..., 2:] - vertices[..., 2:].mean(1, keepdim=True)
         return raster.to_image(raster.interpolate(z, self.region_faces))
 
-    def pixel_normals(self, raster: Raster, vertices: Tensor) -> Tensor:
-        """Unit normals ``[P, 3]``, view frame (x right, y up, z to the viewer), of vertices in the image frame."""
-        normals = raster.interpolate(self.normals(to_view(vertices)), self.region_faces)
-        return unit(normals.T).T
+    def view_normals(self, vertices: Tensor) -> Tensor:
+        """Vertex normals ``[B, V, 3]``, view frame (x right, y up, z to the viewer), of vertices in the image frame."""
+        return self.normals(to_view(vertices))
 
-    def normal_map(self, raster: Raster, vertices: Tensor) -> Tensor:
-        """Unit normals ``[B, 3, H, W]`` in the view frame, 0 outside the mask."""
-        return raster.to_image(self.pixel_normals(raster, vertices))
+    def normal_map(self, raster: Raster, normals: Tensor) -> Tensor:
+        """Unit normals ``[B, 3, H, W]`` in the view frame, 0 outside the mask, from :meth:`view_normals`."""
+        return raster.to_image(self._pixel_normals(raster, normals))
 
-    def shading(self, raster: Raster, vertices: Tensor) -> tuple[Tensor, Tensor]:
+    def _pixel_normals(self, raster: Raster, normals: Tensor) -> Tensor:
+        return unit(raster.interpolate(normals, self.region_faces).T).T
+
+    def shading(self, raster: Raster, normals: Tensor) -> tuple[Tensor, Tensor]:
         """Shading under a frontal light, and the mask that crops the input (Richardson 2016, sections 5.1 and 6.2).
 
         Args:
-            raster: From :meth:`face_region`.
-            vertices: ``[B, V, 3]`` image frame, of the geometry alpha_t under the picture's projection.
+            raster: From :meth:`face_region`, of the geometry alpha_t under the picture's projection.
+            normals: From :meth:`view_normals`, of the same.
 
         Returns:
             Shading ``[B, 1, H, W]`` in [0, 1] and mask ``[B, 1, H, W]`` of the face region.
         """
-        lit = self.pixel_normals(raster, vertices)[:, 2:].clamp_min(0.0)
+        lit = self._pixel_normals(raster, normals)[:, 2:].clamp_min(0.0)
         return raster.to_image(lit), self.mask(raster)
 
     def position_map(self, vertices: Tensor) -> Tensor:

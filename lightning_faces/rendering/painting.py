@@ -178,13 +178,13 @@ class FacePaint(nn.Module):
     def _noise(self, azimuth: Tensor, y: Tensor, local: _Local, channels: slice) -> tuple[Tensor, ...]:
         offset = local["noise_offset"]
         places = azimuth / math.pi + offset[0], y / 188.0 + offset[1]
-        return self.bank.sample(*places, channels).split(1)
+        return torch.split(self.bank.sample(*places, channels), 1)
 
     def _strands(self, azimuth: Tensor, y: Tensor, local: _Local) -> Tensor:
         """Streaks that run down, ``[1, P]`` of about unit variance."""
         offset = local["noise_offset"]
         places = azimuth * (4.0 / math.pi) + y / 700.0 + offset[0], y / 420.0 + offset[1]
-        medium, white, coarse = self.bank.sample(*places, STRANDS).split(1)
+        medium, white, coarse = torch.split(self.bank.sample(*places, STRANDS), 1)
         return 0.7 * medium + 0.45 * white + 0.5 * coarse
 
     def _hair_colour(self, strands: Tensor, local: _Local) -> Tensor:
@@ -213,8 +213,7 @@ class FacePaint(nn.Module):
         return skin.index_copy(1, hairy, mixed), shine.index_copy(1, hairy, gloss)
 
     def _bare_skin(self, at: Tensor, azimuth: Tensor, local: _Local, scene: SceneMesh) -> tuple[Tensor, Tensor]:
-        noise = self._noise(azimuth, at[1], local, SURFACE)
-        medium_b, white_b, coarse_a, coarse_b, medium_a, white_a = noise
+        medium_b, white_b, coarse_a, coarse_b, medium_a, white_a = self._noise(azimuth, at[1], local, SURFACE)
         f = self.features(at, ALL)
         front = torch.sigmoid((at[2:] - 22.0) / 5.0)
         tone = coarse_a * local["blotch"] + medium_a * local["blotch_medium"] + white_a * local["skin_grain"]

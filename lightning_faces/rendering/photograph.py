@@ -231,7 +231,7 @@ def _plane(steps: Tensor, direction: Tensor) -> Tensor:
 
 def _turned(steps: Tensor, shape: Tensor) -> tuple[Tensor, Tensor]:
     """Coordinates ``[B, 1, S, S]`` in a frame of shape parameters: centre x and y, angle, half sizes along u and v."""
-    x, y, angle, wide, high = shape[:, :5].split(1, dim=1)
+    x, y, angle, wide, high = torch.split(shape[:, :5], 1, dim=1)
     cosine, sine = angle.cos(), angle.sin()
     u = _plane(steps, torch.cat((cosine, sine), dim=1) / wide) - _column((x * cosine + y * sine) / wide)
     v = _plane(steps, torch.cat((-sine, cosine), dim=1) / high) - _column((y * cosine - x * sine) / high)

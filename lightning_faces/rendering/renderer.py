@@ -162,17 +162,17 @@ def rasterize_together(
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
     if meshes[0][0].device.type != "cpu":
         return [_rasterize_on_device(vertices, faces, size, cull_backfaces) for vertices, faces in meshes]
-    points, corner_ids, images = [], [], []
+    points, ids, images = [], [], []
     vertex_count = image_count = 0
     for vertices, faces in meshes:
         batch, count, _ = vertices.shape
         steps = torch.arange(batch, dtype=torch.int32)[:, None]
         points.append(vertices.reshape(-1, 3).T.float())
-        corner_ids.append((faces.T.int()[:, None] + (vertex_count + count * steps)).reshape(3, -1))
+        ids.append((faces.T.int()[:, None] + (vertex_count + count * steps)).reshape(3, -1))
         images.append((image_count + steps).expand(-1, faces.shape[0]).reshape(-1))
         vertex_count, image_count = vertex_count + batch * count, image_count + batch
     off_grid = torch.tensor([[_OFF_GRID[0]], [_OFF_GRID[1]], [0.0]])
-    planes, corner_ids = torch.cat(points, dim=1) - off_grid, torch.cat(corner_ids, dim=1)
+    planes, corner_ids = torch.cat(points, dim=1) - off_grid, torch.cat(ids, dim=1)
     with torch.no_grad():
         place, shown = visible_faces(
             planes.detach(), corner_ids, torch.cat(images), (image_count, *size), cull_backfaces
@@ -183,10 +183,10 @@ def rasterize_together(
     row = ((exact + 0.5) / size[1]).floor()
     column = (exact - row * size[1]).float()
     ends = torch.tensor([vertices.shape[0] for vertices, _ in meshes]).cumsum(0) * (size[0] * size[1])
-    ends = torch.searchsorted(place, ends).tolist()
+    found_before: list[int] = torch.searchsorted(place, ends).tolist()
     found = []
     start = vertex_count = face_count = image_count = 0
-    for (vertices, faces), end in zip(meshes, ends):
+    for (vertices, faces), end in zip(meshes, found_before):
         batch, part = vertices.shape[0], slice(start, end)
         row[part] -= image_count * size[0]
         pixel, face = place[part] - image_count * (size[0] * size[1]), shown[part] - face_count
@@ -199,7 +199,7 @@ def rasterize_together(
         start, image_count = end, image_count + batch
         vertex_count, face_count = vertex_count + batch * vertices.shape[1], face_count + batch * faces.shape[0]
     weights = _barycentric(planes.index_select(1, corners.reshape(-1)).reshape(3, 3, -1), column, row.float())
-    parts = zip(meshes, found, weights.tensor_split(ends[:-1], dim=1))
+    parts = zip(meshes, found, torch.tensor_split(weights, found_before[:-1], dim=1))
     return [
         Raster(image, pixel, face, part.T, (vertices.shape[0], *size), faces, local)
         for (vertices, faces), (image, pixel, face, local), part in parts

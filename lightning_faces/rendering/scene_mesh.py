@@ -388,8 +388,7 @@ class SceneMesh(nn.Module):
         points = torch.stack((x, y, z), dim=-1).reshape(x.shape[0], rows * columns, 3)
         points = self.to_object(points * torch.cat((wide, torch.ones_like(wide), wide), dim=-1))
         points = points + shifted[:, [0, 16]].mean(1, keepdim=True)
-        gone = points[:, :1].detach()
-        return torch.where(look["hair_long"][:, None] > 0.5, points, gone)
+        return torch.where(look["hair_long"][:, None] > 0.5, points, 0.0)
 
     def _torso(self, identity: Tensor, rotation: Tensor, torso_rotation: Tensor, look: dict[str, Tensor]) -> Tensor:
         rings = self.torso_rings
@@ -442,9 +441,9 @@ class SceneMesh(nn.Module):
             far = [torch.stack((far_x, far_y + u * temple, far_z), dim=-1) for u in (0.5, -0.5)]
             parts.append(torch.cat((near[0], far[0], near[1], far[1]), dim=1))
         frame, glass = torch.cat(parts, dim=1), torch.cat(lenses, dim=1)
-        frame = torch.where(look["glasses"][:, None] > 0.5, frame, frame[:, :1].detach())
+        frame = torch.where(look["glasses"][:, None] > 0.5, frame, 0.0)
         dark = (look["glasses"] * look["sunglasses"])[:, None] > 0.5
-        return frame, torch.where(dark, glass, glass[:, :1].detach())
+        return frame, torch.where(dark, glass, 0.0)
 
     def _rims(self, device: torch.device) -> tuple[Tensor, Tensor]:
         rim = self._rim(1.0, 1.0).to(device)

@@ -7,6 +7,7 @@ makes the result independent of the batch.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -133,11 +134,13 @@ class Scene:
     def __len__(self) -> int:
         return int(self.identity.shape[0])
 
-    def singles(self) -> list[Scene]:
-        """One scene for each picture."""
-        parts = zip(*(value.split(1) for value in (self.identity, self.expression, self.previous)))
-        looks = zip(*(value.split(1) for value in self.look.values()))
-        return [Scene(*part, dict(zip(self.look, look))) for part, look in zip(parts, looks)]
+    def take(self, rows: Tensor) -> Scene:
+        """Some of the rows, int64 ``[N]``."""
+        look = {key: value.index_select(0, rows) for key, value in self.look.items()}
+        identity, expression, previous = (
+            value.index_select(0, rows) for value in (self.identity, self.expression, self.previous)
+        )
+        return Scene(identity, expression, previous, look)
 
     def to(self, device: torch.device | str) -> Scene:
         """The scene on another device."""
@@ -246,7 +249,7 @@ class FaceSynthesizer(nn.Module):
 
     def unpack(self, packed: Tensor) -> Scene:
         """The scene that :meth:`pack` was given, on the tensor's device."""
-        parts = packed.split([shape.numel() for shape in self._layout.values()], dim=1)
+        parts = torch.split(packed, [shape.numel() for shape in self._layout.values()], dim=1)
         look = {key: part.reshape(-1, *shape) for (key, shape), part in zip(self._layout.items(), parts, strict=True)}
         return Scene(look.pop("identity"), look.pop("expression"), look.pop("previous"), look)
 
@@ -660,50 +663,72 @@ class FaceSynthesizer(nn.Module):
             raise ConfigurationError(
                 f"Synthetic faces have no target {', '.join(unknown)}: choose from {', '.join(sorted(EXTRA_TARGETS))}."
             )
-        shapes = self.shapes(coefficients)
-        previous = self.shapes(scene.previous) if wanted & PREVIOUS_TARGETS else None
-        if self.stretch_identity.device.type == "cpu":
-            previous_of = [None] * len(scene) if previous is None else previous.split(1)
-            parts = [
-                self._render(one, shape, other, wanted)
-                for one, shape, other in zip(scene.singles(), shapes.split(1), previous_of, strict=True)
-            ]
-            rendered = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
-        else:
-            rendered = self._render(scene, shapes, previous, wanted)
+        if self.stretch_identity.device.type != "cpu":
+            rendered = self._draw(self._geometry(scene, wanted), wanted)
+            return {"coefficients": coefficients, **rendered}
+        # Geometry is small tensors, so several faces at once, and always as many, so that a face does not depend on
+        # its batch; pixels are many, so face by face.
+        parts = []
+        for start in range(0, len(scene), GEOMETRY_CHUNK):
+            rows = torch.arange(start, start + GEOMETRY_CHUNK).clamp_max(len(scene) - 1)
+            geometry = self._geometry(scene.take(rows), wanted)
+            singles = zip(*(torch.split(value, 1) for value in geometry.values()))
+            some = itertools.islice(singles, len(scene) - start)
+            parts += [self._draw(dict(zip(geometry, one)), wanted) for one in some]
+        rendered = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
         return {"coefficients": coefficients, **rendered}
 
-    def _render(
-        self, scene: Scene, shapes: Tensor, previous: Tensor | None, targets: frozenset[str]
-    ) -> dict[str, Tensor]:
+    def _geometry(self, scene: Scene, targets: frozenset[str]) -> dict[str, Tensor]:
+        """All that does not know of pixels, with B rows each: vertices, their light, the look."""
         look = scene.look
+        shapes = self.shapes(torch.cat((scene.identity, scene.expression), dim=1))
         camera = self._camera(shapes, look)
         turn = look["rotation"].transpose(1, 2)
         vertices = camera.project(shapes @ turn)
-        landmarks = self.model.landmarks(vertices)
         points = camera.project(self.scene_mesh(shapes, scene.identity, scene.expression, look))
-        meshes = {"scene": (points, self.scene_mesh.faces)}
-        if targets & REGION_TARGETS:
-            meshes["face"] = (vertices, self.maps.region_faces)
-        if previous is not None:
-            meshes["previous"] = (camera.project(previous @ turn), self.maps.region_faces)
-        rasters = rasterize_together(list(meshes.values()), self.image_size, cull_backfaces=True)
-        raster = dict(zip(meshes, rasters, strict=True))
-        image, depth = self._photograph(raster["scene"], points, look)
-        rendered = {
-            "image": image,
-            "landmarks": landmarks,
-            "visible": self._visible(vertices, landmarks, depth),
+        irradiance, highlight = self._irradiance(self.scene_mesh.normals(to_view(points)).transpose(1, 2), look)
+        canonical = self.scene_mesh.canonical.T.expand(points.shape[0], -1, -1)
+        geometry = {
+            **look,
             "pose": camera.pose,
+            "shapes": shapes,
             "vertices": vertices,
+            "landmarks": self.model.landmarks(vertices),
+            "facing": self.maps.visible_by_normal(vertices),
+            "points": points,
+            "attributes": torch.cat((canonical, irradiance, highlight, points[:, None, :, 2]), dim=1),
         }
-        if "face" in raster:
-            rendered |= self._maps(raster["face"], shapes, vertices, targets)
         if "position_map" in targets:
-            rendered["position_map"] = self.maps.position_map(vertices)
-        if previous is not None:
-            shading, mask = self.maps.shading(raster["previous"], meshes["previous"][0])
-            rendered |= {"shading": shading, "geometry_mask": mask, "previous_coefficients": scene.previous}
+            geometry["position_map"] = self.maps.position_map(vertices)
+        if targets & PREVIOUS_TARGETS:
+            geometry["previous_coefficients"] = scene.previous
+            previous = camera.project(self.shapes(scene.previous) @ turn)
+            geometry |= {"previous": previous, "previous_normals": self.maps.view_normals(previous)}
+        return geometry
+
+    def _draw(self, geometry: dict[str, Tensor], targets: frozenset[str]) -> dict[str, Tensor]:
+        """Pictures and targets of what :meth:`_geometry` gives."""
+        meshes = {"points": self.scene_mesh.faces}
+        if targets & REGION_TARGETS:
+            meshes["vertices"] = self.maps.region_faces
+        if "previous" in geometry:
+            meshes["previous"] = self.maps.region_faces
+        placed = [(geometry[key], faces) for key, faces in meshes.items()]
+        raster = dict(zip(meshes, rasterize_together(placed, self.image_size, cull_backfaces=True), strict=True))
+        image, depth = self._photograph(raster["points"], geometry)
+        landmarks = geometry["landmarks"]
+        tall = landmarks[..., 1].amax(1, keepdim=True) - landmarks[..., 1].amin(1, keepdim=True)
+        # Occluders that are drawn over the picture do not count.
+        shown = self.maps.visible_by_depth(landmarks, depth, 0.03 * tall)
+        rendered = {"image": image, "visible": geometry["facing"] & shown}
+        for key in ("landmarks", "pose", "vertices", "position_map", "previous_coefficients"):
+            if key in geometry:
+                rendered[key] = geometry[key]
+        if "vertices" in raster:
+            rendered |= self._maps(raster["vertices"], geometry["shapes"], geometry["vertices"], targets)
+        if "previous" in raster:
+            shading, mask = self.maps.shading(raster["previous"], geometry["previous_normals"])
+            rendered |= {"shading": shading, "geometry_mask": mask}
         return rendered
 
     def _maps(self, raster: Raster, shapes: Tensor, vertices: Tensor, targets: frozenset[str]) -> dict[str, Tensor]:
@@ -712,7 +737,7 @@ class FaceSynthesizer(nn.Module):
         if "depth" in targets:
             maps["depth"] = self.maps.depth(raster, vertices)
         if "normals" in targets:
-            maps["normals"] = self.maps.normal_map(raster, vertices)
+            maps["normals"] = self.maps.normal_map(raster, self.maps.view_normals(vertices))
         return maps
 
     def _camera(self, shapes: Tensor, look: dict[str, Tensor]) -> _Camera:
@@ -729,17 +754,13 @@ class FaceSynthesizer(nn.Module):
         y = (size - 1) / 2 + look["place"][:, 1:] * size + scale * centre[:, 1:]
         return _Camera(torch.cat((scale, look["angles"], x, y), dim=1), middle, look["distance"])
 
-    def _photograph(self, raster: Raster, points: Tensor, look: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def _photograph(self, raster: Raster, geometry: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The finished picture ``[B, 3, H, W]`` and the depth of what it shows ``[B, 1, H, W]``, pixels."""
-        mesh = self.scene_mesh
-        normals = mesh.normals(to_view(points)).transpose(1, 2)
-        irradiance, highlight = self._irradiance(normals, look)
-        canonical = mesh.canonical.T.expand(points.shape[0], -1, -1)
-        attributes = torch.cat((canonical, irradiance, highlight, points[:, None, :, 2]), dim=1)
+        mesh, look = self.scene_mesh, geometry
         part = mesh.parts.index_select(0, raster.face)
         counts = torch.bincount(part, minlength=NUM_PARTS).tolist()
         raster = raster.take(order_of(part))
-        values = raster.interpolate(attributes.transpose(1, 2), mesh.faces).T
+        values = raster.interpolate(geometry["attributes"].transpose(1, 2), mesh.faces).T
         albedo, gloss = self.paint(values[:3], counts, raster.image, look, mesh)
         light = albedo * values[3:6] + gloss * values[6:7]
         exposure = self._exposure(light, counts[SKIN], raster, look)
@@ -786,11 +807,6 @@ class FaceSynthesizer(nn.Module):
         count = torch.bincount(raster.image[:skin], minlength=batch)
         factor = look["key"][:, 0] / (total / count.clamp_min(1)).clamp_min(1e-4)
         return factor.index_select(0, raster.image)[None]
-
-    def _visible(self, vertices: Tensor, landmarks: Tensor, depth: Tensor) -> Tensor:
-        """Landmarks that face the viewer and that nothing in the scene hides; occluders drawn over it do not count."""
-        tall = landmarks[..., 1].amax(1, keepdim=True) - landmarks[..., 1].amin(1, keepdim=True)
-        return self.maps.visible_by_normal(vertices) & self.maps.visible_by_depth(landmarks, depth, 0.03 * tall)
 
 
 def _perspective(points: Tensor, middle: Tensor, distance: Tensor) -> tuple[Tensor, Tensor]:

@@ -49,7 +49,9 @@ class Texture(nn.Module):
         if (first, end) not in self._tables:
             self._tables[first, end] = self._four_by_four(first, end)
         planes = [
-            cv2.transpose(cv2.remap(table, *places, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE).reshape(-1, 4))
+            cv2.transpose(
+                cv2.remap(table, places[0], places[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE).reshape(-1, 4)
+            )
             for table in self._tables[first, end]
         ]
         values = np.concatenate(planes) if len(planes) > 1 else planes[0]
@@ -59,4 +61,4 @@ class Texture(nn.Module):
         """The channels in images ``[H, W, 4]``, which OpenCV is fastest at."""
         missing = -(end - first) % 4
         padded = nn.functional.pad(self.texels[0, first:end], (0, 0, 0, 0, 0, missing))
-        return [part.permute(1, 2, 0).contiguous().numpy() for part in padded.split(4)]
+        return [part.permute(1, 2, 0).contiguous().numpy() for part in torch.split(padded, 4)]

@@ -116,7 +116,7 @@ def test_weight_mask_is_16_4_3_0_and_the_neck_really_0(embedded: MorphableModel,
 def test_shading_and_mask_under_a_frontal_light(sphere_model: MorphableModel) -> None:
     maps = FaceMaps(sphere_model, SIZE, 16)
     vertices = weak_perspective(sphere_model.mean[None], torch.tensor([[0.5, 0.0, 0.0, 0.0, 47.3, 47.6]]))
-    shading, mask = maps.shading(maps.face_region(vertices), vertices)
+    shading, mask = maps.shading(maps.face_region(vertices), maps.view_normals(vertices))
     y, x = torch.meshgrid(torch.arange(float(SIZE)), torch.arange(float(SIZE)), indexing="ij")
     square = ((x - 47.3) ** 2 + (y - 47.6) ** 2) / 40.0**2
     assert (shading[0, 0] - (1 - square).clamp_min(0).sqrt())[square < 0.8].abs().max() < 0.01
@@ -128,7 +128,7 @@ def test_depth_and_normals_of_a_sphere(sphere_model: MorphableModel) -> None:
     maps = FaceMaps(sphere_model, SIZE, 16)
     vertices = weak_perspective(sphere_model.mean[None], torch.tensor([[0.5, 0.4, 0.1, 0.0, 47.3, 47.6]]))
     raster = maps.face_region(vertices)
-    depth, normals = maps.depth(raster, vertices)[0, 0], maps.normal_map(raster, vertices)[0]
+    depth, normals = maps.depth(raster, vertices)[0, 0], maps.normal_map(raster, maps.view_normals(vertices))[0]
     y, x = torch.meshgrid(torch.arange(float(SIZE)), torch.arange(float(SIZE)), indexing="ij")
     u, v = (x - 47.3) / 40.0, -(y - 47.6) / 40.0
     inside = u * u + v * v < 0.8

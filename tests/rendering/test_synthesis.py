@@ -216,8 +216,7 @@ def test_whole_batches_as_on_cuda_give_the_same_pictures(synthesizer: FaceSynthe
     """The path that a device takes, all images at once, run on the CPU: equal up to rounding."""
     scene = synthesizer.sample(range(40, 48))
     alone = synthesizer.render(scene, tuple(EXTRA_TARGETS))
-    shapes = synthesizer.shapes(alone["coefficients"])
-    together = synthesizer._render(scene, shapes, synthesizer.shapes(scene.previous), EXTRA_TARGETS)
+    together = synthesizer._draw(synthesizer._geometry(scene, EXTRA_TARGETS), EXTRA_TARGETS)
     for key, value in together.items():
         difference = (value.float() - alone[key].float()).abs()
         assert difference.mean() < 1e-3, key
