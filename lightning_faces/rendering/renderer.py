@@ -183,10 +183,10 @@ def rasterize_together(
     row = ((exact + 0.5) / size[1]).floor()
     column = (exact - row * size[1]).float()
     ends = torch.tensor([vertices.shape[0] for vertices, _ in meshes]).cumsum(0) * (size[0] * size[1])
-    found_before: list[int] = torch.searchsorted(place, ends).tolist()
+    part_ends: list[int] = torch.searchsorted(place, ends).tolist()
     found = []
     start = vertex_count = face_count = image_count = 0
-    for (vertices, faces), end in zip(meshes, found_before):
+    for (vertices, faces), end in zip(meshes, part_ends):
         batch, part = vertices.shape[0], slice(start, end)
         row[part] -= image_count * size[0]
         pixel, face = place[part] - image_count * (size[0] * size[1]), shown[part] - face_count
@@ -199,7 +199,7 @@ def rasterize_together(
         start, image_count = end, image_count + batch
         vertex_count, face_count = vertex_count + batch * vertices.shape[1], face_count + batch * faces.shape[0]
     weights = _barycentric(planes.index_select(1, corners.reshape(-1)).reshape(3, 3, -1), column, row.float())
-    parts = zip(meshes, found, torch.tensor_split(weights, found_before[:-1], dim=1))
+    parts = zip(meshes, found, torch.tensor_split(weights, part_ends[:-1], dim=1))
     return [
         Raster(image, pixel, face, part.T, (vertices.shape[0], *size), faces, local)
         for (vertices, faces), (image, pixel, face, local), part in parts
@@ -275,7 +275,7 @@ class VertexNormals(nn.Module):
 def unit(vectors: Tensor) -> Tensor:
     """Vectors along the first dimension scaled to length 1; much faster than ``normalize`` there."""
     x, y, z = vectors
-    return vectors / (x * x + y * y + z * z).sqrt().clamp_min(1e-12)
+    return vectors / (x * x + y * y + z * z).clamp_min(1e-24).sqrt()
 
 
 def positions(mask: Tensor) -> Tensor:

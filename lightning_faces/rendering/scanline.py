@@ -78,9 +78,10 @@ def visible_faces(
     depth, across = torch.stack((depth, across)).index_select(1, line)
     depth = depth + across * number
     place = place.index_select(0, line) + number
-    # For non-negative floats the order of the bits is the order of the values.
-    farness = (vertices[2].amax() - depth).clamp_min_(0.0)
-    key = (farness.view(torch.int32).long() << 32) | torch.arange(line.shape[0])
+    # The bits of floats as integers of the same order, whatever the sign; the nearest, largest, comes first.
+    bits = depth.view(torch.int32)
+    order = ~(bits ^ ((bits >> 31) & 0x7FFFFFFF))
+    key = (order.long() << 32) | torch.arange(line.shape[0])
     nearest = torch.full((batch * height * width,), NOTHING, dtype=torch.int64)
     nearest.scatter_reduce_(0, place, key, "amin")
     covered = torch.from_numpy(np.flatnonzero((nearest != NOTHING).numpy()))

@@ -223,6 +223,20 @@ def test_whole_batches_as_on_cuda_give_the_same_pictures(synthesizer: FaceSynthe
         assert (difference > 0.02).float().mean() < 1e-3, key
 
 
+def test_pictures_and_maps_pass_gradients_to_coefficients(synthesizer: FaceSynthesizer) -> None:
+    """And the forms that autograd takes draw what OpenCV does."""
+    scene = synthesizer.sample([3, 8])
+    identity = scene.identity.clone().requires_grad_(True)
+    rendered = synthesizer.render(replace(scene, identity=identity), ("offsets", "position_map"))
+    with torch.no_grad():
+        plain = synthesizer.render(scene)["image"]
+    assert (rendered["image"] - plain).abs().mean() < 1e-4
+    for key in ("image", "offsets", "position_map", "landmarks"):
+        (gradient,) = torch.autograd.grad(rendered[key].square().sum(), identity, retain_graph=True)
+        assert bool(gradient.isfinite().all()), key
+        assert float(gradient.abs().max()) > 0.0, key
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_renders_the_pictures_of_the_cpu() -> None:
     synthesizer = FaceSynthesizer(MorphableModel.load("embedded"), SIZE, position_map_size=32)
