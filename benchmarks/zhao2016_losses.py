@@ -80,7 +80,8 @@ def show() -> None:
         found.setdefault((record.dataset, name), {})[int(seed)] = (record, read_samples(path, record))
     for dataset, name in sorted(found, key=lambda key: (key[0], TERMS.index(key[1].split("-")[0]), key[1])):
         plain, runs = found.get((dataset, "none"), {}), found[dataset, name]
-        seeds = sorted(runs.keys() & plain.keys())
+        shared = runs.keys() & plain.keys()
+        seeds = sorted(seed for seed in shared if runs[seed][0].fingerprint == plain[seed][0].fingerprint)
         if seeds:
             seen = {runs[seed][0].training.samples_seen for seed in seeds}
             print(f"\n{dataset}, {name}, seeds {seeds}, {sorted(seen)} samples seen")
