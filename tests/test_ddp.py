@@ -257,7 +257,11 @@ def test_two_torchrun_nodes_on_the_loopback(tmp_path: Path) -> None:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         pipe = subprocess.PIPE
         nodes.append(subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=pipe, stderr=pipe, text=True))
-    shown = [node.communicate(timeout=300) for node in nodes]
+    try:
+        shown = [node.communicate(timeout=600) for node in nodes]
+    finally:
+        for node in nodes:
+            node.kill()
     assert [node.returncode for node in nodes] == [0, 0], shown
     whole = start([*FIT, "--name=one-node"], tmp_path)
     assert whole.returncode == 0, whole.stderr
