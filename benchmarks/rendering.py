@@ -120,7 +120,8 @@ def benchmark_samples(model: MorphableModel, repeats: int) -> float:
 
         def run(synthesizer: FaceSynthesizer = synthesizer, targets: tuple[str, ...] = targets) -> None:
             with torch.inference_mode():
-                synthesizer.render(synthesizer.sample(range(BATCH)), targets)
+                for _ in synthesizer.render_each(synthesizer.sample(range(BATCH)), targets):
+                    pass
 
         seconds = median_seconds(run, repeats) / BATCH
         print(

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.progress import track
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.augment import MildAugmentation
@@ -90,14 +91,23 @@ class SyntheticFaceDataset(FaceDataset):
         return self.read_many([index])[0]
 
     def read_many(self, indices: Sequence[int]) -> list[RawFace]:
-        """Render faces as one batch."""
-        arrays = self.render(indices)
-        return [self._face(index, {key: value[i] for key, value in arrays.items()}) for i, index in enumerate(indices)]
+        """Render faces; their scenes are drawn together."""
+        with torch.inference_mode():
+            pictures = self.synthesizer.render_each(self.draw(indices), self._extra())
+            return [
+                self._face(index, {key: value[0] for key, value in self._arrays(picture).items()})
+                for index, picture in zip(indices, pictures, strict=True)
+            ]
 
     def render(self, indices: Sequence[int]) -> dict[str, NDArray[Any]]:
         """Uint8 ``image`` ``[N, H, W, 3]`` and the targets, batched, in the frame of the canvas."""
         with torch.inference_mode():
-            rendered = self.synthesizer.render(self.draw(indices), sorted(self.targets - CHEAP_TARGETS))
+            return self._arrays(self.synthesizer.render(self.draw(indices), self._extra()))
+
+    def _extra(self) -> list[str]:
+        return sorted(self.targets - CHEAP_TARGETS)
+
+    def _arrays(self, rendered: dict[str, Tensor]) -> dict[str, NDArray[Any]]:
         arrays = {key: rendered[key].numpy() for key in self.targets if key in rendered}
         pixels = rendered["image"].clamp(0, 1).mul(255).round().to(torch.uint8)
         return {**arrays, "image": pixels.permute(0, 2, 3, 1).numpy()}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -655,33 +655,31 @@ class FaceSynthesizer(nn.Module):
             ``vertices`` ``[B, V, 3]`` (image frame), and the targets asked for. With perspective the pose is that of
             the plane through the middle of the face.
         """
-        scene = scene.to(self.stretch_identity.device)
-        coefficients = torch.cat((scene.identity, scene.expression), dim=1)
-        wanted = frozenset(targets)
-        unknown = sorted(wanted - EXTRA_TARGETS - PLAIN_TARGETS)
-        if unknown:
-            raise ConfigurationError(
-                f"Synthetic faces have no target {', '.join(unknown)}: choose from {', '.join(sorted(EXTRA_TARGETS))}."
-            )
-        if self.stretch_identity.device.type != "cpu":
-            rendered = self._draw(self._geometry(scene, wanted), wanted)
-            return {"coefficients": coefficients, **rendered}
-        # Geometry is small tensors, so several faces at once, and always as many, so that a face does not depend on
-        # its batch; pixels are many, so face by face.
-        parts = []
+        if self.stretch_identity.device.type == "cpu":
+            parts = list(self.render_each(scene, targets))
+            return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+        wanted = _known_targets(targets)
+        return self._draw(self._geometry(scene.to(self.stretch_identity.device), wanted), wanted)
+
+    def render_each(self, scene: Scene, targets: Sequence[str] = ()) -> Iterator[dict[str, Tensor]]:
+        """What :meth:`render` gives, picture by picture with B = 1: on the CPU, where putting them together costs time.
+
+        Geometry is small tensors, so it is made for several faces at once, and always for as many, so that a face does
+        not depend on its batch.
+        """
+        wanted = _known_targets(targets)
         for start in range(0, len(scene), GEOMETRY_CHUNK):
             rows = torch.arange(start, start + GEOMETRY_CHUNK).clamp_max(len(scene) - 1)
             geometry = self._geometry(scene.take(rows), wanted)
             singles = zip(*(torch.split(value, 1) for value in geometry.values()))
-            some = itertools.islice(singles, len(scene) - start)
-            parts += [self._draw(dict(zip(geometry, one)), wanted) for one in some]
-        rendered = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
-        return {"coefficients": coefficients, **rendered}
+            for one in itertools.islice(singles, len(scene) - start):
+                yield self._draw(dict(zip(geometry, one)), wanted)
 
     def _geometry(self, scene: Scene, targets: frozenset[str]) -> dict[str, Tensor]:
         """All that does not know of pixels, with B rows each: vertices, their light, the look."""
         look = scene.look
-        shapes = self.shapes(torch.cat((scene.identity, scene.expression), dim=1))
+        coefficients = torch.cat((scene.identity, scene.expression), dim=1)
+        shapes = self.shapes(coefficients)
         camera = self._camera(shapes, look)
         turn = look["rotation"].transpose(1, 2)
         vertices = camera.project(shapes @ turn)
@@ -690,6 +688,7 @@ class FaceSynthesizer(nn.Module):
         canonical = self.scene_mesh.canonical.T.expand(points.shape[0], -1, -1)
         geometry = {
             **look,
+            "coefficients": coefficients,
             "pose": camera.pose,
             "shapes": shapes,
             "vertices": vertices,
@@ -721,7 +720,7 @@ class FaceSynthesizer(nn.Module):
         # Occluders that are drawn over the picture do not count.
         shown = self.maps.visible_by_depth(landmarks, depth, 0.03 * tall)
         rendered = {"image": image, "visible": geometry["facing"] & shown}
-        for key in ("landmarks", "pose", "vertices", "position_map", "previous_coefficients"):
+        for key in ("coefficients", "landmarks", "pose", "vertices", "position_map", "previous_coefficients"):
             if key in geometry:
                 rendered[key] = geometry[key]
         if "vertices" in raster:
@@ -807,6 +806,15 @@ class FaceSynthesizer(nn.Module):
         count = torch.bincount(raster.image[:skin], minlength=batch)
         factor = look["key"][:, 0] / (total / count.clamp_min(1)).clamp_min(1e-4)
         return factor.index_select(0, raster.image)[None]
+
+
+def _known_targets(targets: Sequence[str]) -> frozenset[str]:
+    unknown = sorted(set(targets) - EXTRA_TARGETS - PLAIN_TARGETS)
+    if unknown:
+        raise ConfigurationError(
+            f"Synthetic faces have no target {', '.join(unknown)}: choose from {', '.join(sorted(EXTRA_TARGETS))}."
+        )
+    return frozenset(targets)
 
 
 def _perspective(points: Tensor, middle: Tensor, distance: Tensor) -> tuple[Tensor, Tensor]:
