@@ -483,18 +483,18 @@ def test_adam_starts_at_1e_4_and_halves_every_5_epochs() -> None:
 
 @pytest.mark.slow
 def test_overfits_eight_faces(model: MorphableModel) -> None:
-    """Under 1 % dense NME. About 2 minutes on one core."""
+    """Under 1 % dense NME. About 4 minutes on one core."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
     method = PRNet(image_size=64, width=8, weight_ratios=(1.0, 1.0, 1.0, 0.0))
     batch, vertices = face_batch(model, method.uv, 8, 64)
-    steps = 1200
+    steps = 2000
     optimizer = torch.optim.Adam(method.parameters(), lr=0.02, betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.02, total_steps=steps, pct_start=0.15)
     for step in range(steps):
         # The last layers of the encoder see 32 values a channel, whose variance differs from the running one by 3 %:
         # the end of the training is on the running statistics, as the evaluation is.
-        method.train(step < 0.6 * steps)
+        method.train(step < 0.9 * steps)
         optimizer.zero_grad()
         method.losses(batch)["total"].backward()
         optimizer.step()
