@@ -99,7 +99,8 @@ def show() -> None:
                 print(line)
     print("\nvalidation NME after each epoch, mean over seeds")
     for name in sorted({name for _, name in found}):
-        curves = [history(folder) for folder in sorted(RUNS.glob(f"{name}-seed*"))]
+        folders = [folder for folder in RUNS.glob(f"{name}-seed*") if (folder / "training.json").exists()]
+        curves = [history(folder) for folder in folders]
         print(f"  {name:16s}", "  ".join(f"{100 * value:.2f}" for value in np.mean(curves, axis=0)))
 
 
