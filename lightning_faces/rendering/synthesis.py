@@ -26,7 +26,7 @@ from lightning_faces.rendering.photograph import BACKGROUND_SHAPES, LINES, OCCLU
 from lightning_faces.rendering.renderer import Raster, order_of, rasterize_together, to_view
 from lightning_faces.rendering.scene_mesh import HAIRLINE, NUM_PARTS, SKIN, SceneMesh
 
-SYNTHESIS_VERSION = 2
+SYNTHESIS_VERSION = 3
 """Changes whenever the same seed gives another picture: part of the name of cached samples."""
 
 EXTRA_TARGETS = frozenset(
