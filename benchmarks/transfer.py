@@ -57,10 +57,12 @@ def ablation(elements: list[str], seeds: list[int]) -> None:
     whole = found[DATA, "without_none"]
     for element in ("none", *ELEMENTS):
         runs_of = found.get((DATA, f"without_{element}"), {})
+        if not runs_of:
+            continue
         both = sorted(runs_of.keys() & whole.keys())
         values = [100 * runs_of[seed][0].metrics["nme_mean"].value for seed in both]
         line = f"without {element:12s} mean of bins " + ", ".join(f"{value:.2f}" for value in values)
-        if element != "none" and both:
+        if element != "none":
             pairs = [runs_of[seed][1]["nme"] - whole[seed][1]["nme"] for seed in both]
             mean, low, high = difference_over_faces(pairs)
             line += f"; NME against all elements {100 * mean:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]"
