@@ -13,15 +13,10 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
-
-from lightning_faces.__main__ import main as lightning_faces
-from lightning_faces.bootstrap import bootstrap_means, interval
-from lightning_faces.records import Record, read_record, read_samples, write_atomic
+from experiment import difference_over_faces, evaluations, score, train
 
 CONFIG = "configs/experiment/prnet_table3.yaml"
 RUNS = Path("runs/prnet_table3")
@@ -31,43 +26,9 @@ METRICS = ("nme", "nme_0_30", "nme_30_60", "nme_60_90", "nme_3d_mean", "dense_nm
 COMPARED = ("nme", "nme_3d_mean", "dense_nme", "dense_nme_3d")
 
 
-def cpu_seconds() -> float:
-    """CPU time of this process and of those that it waited for."""
-    usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(u.ru_utime + u.ru_stime for u in usage)
-
-
-def train(folder: Path, ratios: tuple[int, ...], seed: int) -> Path:
-    """One run, unless it is there already; its last checkpoint."""
-    if not (folder / "training.json").exists():
-        started = cpu_seconds()
-        lightning_faces(
-            [
-                "fit", "--config", CONFIG, "--experiment", RUNS.name, "--name", folder.name, "--ckpt_path", "last",
-                "--seed_everything", str(seed), "--model.init_args.weight_ratios", str(list(ratios)),
-            ]
-        )  # fmt: skip
-        write_atomic(folder / "cpu_minutes.txt", f"{(cpu_seconds() - started) / 60:.1f}\n".encode())
-    return folder / "checkpoints" / "last.ckpt"
-
-
-def score(folder: Path, checkpoint: Path) -> None:
-    """The records of a run, unless they are there already."""
-    data = {"syntheticfaces": ["--config", CONFIG]}
-    if os.environ.get("LIGHTNING_FACES_DATA"):
-        data["aflw2000"] = ["--data", "AFLW20003D", "--data.image_size", "64"]
-    for name, options in data.items():
-        if not list(folder.glob(f"records/{name}*.json")):
-            lightning_faces(["test", *options, "--ckpt_path", str(checkpoint)])
-
-
 def show() -> None:
     """Means over seeds with intervals, and paired differences, in percent (``vertex_mm`` in millimetres)."""
-    found: dict[tuple[str, str], dict[int, tuple[Record, dict[str, NDArray[np.float64]]]]] = {}
-    for path in sorted(RUNS.glob("*/records/*.json")):
-        ratio, seed = path.parent.parent.name.split("-seed")
-        record = read_record(path)
-        found.setdefault((record.dataset, ratio), {})[int(seed)] = (record, read_samples(path, record))
+    found = evaluations(RUNS)
     for dataset in sorted({dataset for dataset, _ in found}):
         for ratio in RATIOS:
             runs, plain = found.get((dataset, ratio), {}), found.get((dataset, REFERENCE), {})
@@ -84,9 +45,9 @@ def show() -> None:
                 line += "  ".join(f"[{factor * v.low:.2f}, {factor * v.high:.2f}]" for v in values)
                 both = sorted(runs.keys() & plain.keys())
                 if ratio != REFERENCE and metric in COMPARED and both:
-                    difference = np.mean([runs[s][1][metric] - plain[s][1][metric] for s in both], axis=0)
-                    low, high = interval(bootstrap_means(difference[:, None])[:, 0])
-                    line += f"  minus {REFERENCE.replace('-', ':')} {100 * difference.mean():+.2f}"
+                    pairs = [runs[seed][1][metric] - plain[seed][1][metric] for seed in both]
+                    mean, low, high = difference_over_faces(pairs)
+                    line += f"  minus {REFERENCE.replace('-', ':')} {100 * mean:+.2f}"
                     line += f" [{100 * low:+.2f}, {100 * high:+.2f}]"
                 print(line)
     minutes = {path.parent.name: path.read_text().strip() for path in sorted(RUNS.glob("*/cpu_minutes.txt"))}
@@ -97,12 +58,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="training seeds (default 1)")
     parser.add_argument("--ratios", nargs="+", choices=RATIOS, default=list(RATIOS), help="only these weight ratios")
-    options = parser.parse_args()
+    chosen = parser.parse_args()
     os.chdir(Path(__file__).resolve().parent.parent)
-    for seed in options.seeds:
-        for ratio in options.ratios:
+    for seed in chosen.seeds:
+        for ratio in chosen.ratios:
             folder = RUNS / f"{ratio}-seed{seed}"
-            score(folder, train(folder, RATIOS[ratio], seed))
+            options = ["--seed_everything", str(seed), "--model.init_args.weight_ratios", str(list(RATIOS[ratio]))]
+            score(folder, CONFIG, train(folder, CONFIG, *options))
     show()
 
 

@@ -22,41 +22,14 @@ import os
 from pathlib import Path
 
 import numpy as np
+from experiment import difference_over_faces, evaluations, score, train
 from numpy.typing import NDArray
 from scipy import stats
-
-from lightning_faces.__main__ import main as lightning_faces
-from lightning_faces.bootstrap import bootstrap_means, interval
-from lightning_faces.records import Record, read_record, read_samples
 
 CONFIG = "configs/experiment/zhao2016_losses.yaml"
 RUNS = Path("runs/zhao2016_losses")
 TERMS = ("none", "distances", "errors")
 METRICS = ("nme", "nme_0_30", "nme_30_60", "nme_60_90", "gte")
-
-
-def train(folder: Path, term: str, weight: float, seed: int) -> Path:
-    """One run, unless it is there already; its last checkpoint."""
-    checkpoint = folder / "checkpoints" / "last.ckpt"
-    if not (folder / "training.json").exists():
-        lightning_faces(
-            [
-                "fit", "--config", CONFIG, "--experiment", folder.parent.name, "--name", folder.name,
-                "--ckpt_path", "last", "--seed_everything", str(seed),
-                "--model.init_args.pairwise", term, "--model.init_args.pairwise_weight", str(weight),
-            ]
-        )  # fmt: skip
-    return checkpoint
-
-
-def score(folder: Path, checkpoint: Path) -> None:
-    """The records of a run, unless they are there already."""
-    data = {"syntheticfaces": ["--config", CONFIG]}
-    if os.environ.get("LIGHTNING_FACES_DATA"):
-        data["aflw2000"] = ["--data", "AFLW20003D", "--data.image_size", "64"]
-    for name, options in data.items():
-        if not list(folder.glob(f"records/{name}*.json")):
-            lightning_faces(["test", *options, "--ckpt_path", str(checkpoint)])
 
 
 def history(folder: Path) -> list[float]:
@@ -73,11 +46,7 @@ def seed_interval(differences: NDArray[np.float64]) -> tuple[float, float]:
 
 def show() -> None:
     """Means over seeds, and paired differences to "none", in percent."""
-    found: dict[tuple[str, str], dict[int, tuple[Record, dict[str, NDArray[np.float64]]]]] = {}
-    for path in sorted(RUNS.glob("*/records/*.json")):
-        name, seed = path.parent.parent.name.split("-seed")
-        record = read_record(path)
-        found.setdefault((record.dataset, name), {})[int(seed)] = (record, read_samples(path, record))
+    found = evaluations(RUNS)
     for dataset, name in sorted(found, key=lambda key: (key[0], TERMS.index(key[1].split("-")[0]), key[1])):
         plain, runs = found.get((dataset, "none"), {}), found[dataset, name]
         shared = runs.keys() & plain.keys()
@@ -90,9 +59,8 @@ def show() -> None:
                 line = f"  {metric:10s} {100 * values.mean():6.2f}  ({', '.join(f'{100 * v:.2f}' for v in values)})"
                 if name != "none" and metric in ("nme", "gte"):
                     pairs = [runs[seed][1][metric] - plain[seed][1][metric] for seed in seeds]
-                    difference = np.stack(pairs).mean(axis=0)
-                    low, high = interval(bootstrap_means(difference[:, None])[:, 0])
-                    line += f"  minus none {100 * difference.mean():+.2f}, faces [{100 * low:+.2f}, {100 * high:+.2f}]"
+                    mean, low, high = difference_over_faces(pairs)
+                    line += f"  minus none {100 * mean:+.2f}, faces [{100 * low:+.2f}, {100 * high:+.2f}]"
                     if len(seeds) > 1:
                         low, high = seed_interval(np.stack(pairs).mean(axis=1))
                         line += f", seeds [{100 * low:+.2f}, {100 * high:+.2f}]"
@@ -116,7 +84,8 @@ def main() -> None:
     for seed, weight, term in itertools.product(options.seeds, options.weights, options.losses):
         name = term if weight == 1 or term == "none" else f"{term}-w{weight:g}"
         folder = RUNS / f"{name}-seed{seed}"
-        score(folder, train(folder, term, weight, seed))
+        second = ["--model.init_args.pairwise", term, "--model.init_args.pairwise_weight", str(weight)]
+        score(folder, CONFIG, train(folder, CONFIG, "--seed_everything", str(seed), *second))
     show()
 
 
