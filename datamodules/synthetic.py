@@ -354,7 +354,6 @@ class SyntheticFaces(FaceDataModule):
             "model": self.model.hash,
             "synthesis": asdict(self.synthesis),
             "canvas": self.canvas_size,
-            "position_map": self.position_map_size if "position_map" in targets else None,
             "split": asdict(faces),
         }
         digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
@@ -365,7 +364,11 @@ class SyntheticFaces(FaceDataModule):
 
     def _cache_folder(self, dataset: SyntheticFaceDataset) -> Path:
         assert self.cache_dir is not None
-        dense = hashlib.sha256(",".join(sorted(dataset.targets - CHEAP_TARGETS)).encode()).hexdigest()[:8]
+        # Not part of the content: methods are compared on the same faces, whatever each wants to know of them.
+        kept = sorted(dataset.targets - CHEAP_TARGETS)
+        if "position_map" in kept:
+            kept.append(str(self.position_map_size))
+        dense = hashlib.sha256(",".join(kept).encode()).hexdigest()[:8]
         return self.cache_dir / f"{dataset.split.split}-{len(dataset)}-{dataset.content}-{dense}"
 
     def make_dataset(self, split: str, targets: frozenset[str]) -> FaceDataset | None:

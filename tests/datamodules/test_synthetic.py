@@ -103,3 +103,13 @@ def test_landmarks_follow_from_coefficients_and_pose() -> None:
 def test_impossible_options_are_named(option: str, value: float) -> None:
     with pytest.raises(ConfigurationError, match=f"{option} is {value}"):
         faces(**{option: value})
+
+
+def test_the_same_faces_are_the_same_data_set_whatever_their_targets(tmp_path: Path) -> None:
+    """A method that wants position maps is ranked beside one that does not; their caches are apart."""
+    modules = [faces(cache_dir=str(tmp_path), position_map_size=size) for size in (32, 64)]
+    plain = modules[0]._source("test", frozenset({"landmarks"}))
+    sources = [module._source("test", frozenset({"landmarks", "position_map"})) for module in modules]
+    assert plain.fingerprint() == sources[0].fingerprint() == sources[1].fingerprint()
+    folders = {modules[0]._cache_folder(plain), *(m._cache_folder(s) for m, s in zip(modules, sources))}
+    assert len(folders) == 3
