@@ -18,9 +18,10 @@ from pytorch3d.renderer.mesh.rasterizer import Fragments
 from pytorch3d.structures import Meshes
 from torch import Tensor, nn
 
+from lightning_faces.rendering.scanline import NOTHING, expand
+
 EPSILON = 1e-8
 """PyTorch3D's kEpsilon: faces of a smaller signed area (twice the triangle's) are skipped."""
-NOTHING = torch.iinfo(torch.int64).max
 
 
 class FaceRasterizer(MeshRasterizer):  # type: ignore[misc]
@@ -197,10 +198,10 @@ def _nearest_faces(
         (x1, y1, x2 - x1, y2 - y1, x2, y2, x0 - x2, y0 - y2, x0, y0, x1 - x0, y1 - y0, torch.sign(area))
     ).index_select(1, candidates)
     left, top, wide, high = torch.stack((left, top, wide, high)).index_select(1, candidates).int()
-    line_owner, row = _expand(high)
+    line_owner, row = expand(high)
     row = row + top.index_select(0, line_owner)
     begin, count = _spans(table, left, wide, line_owner, rows.index_select(0, row), columns)
-    line, column = _expand(count)
+    line, column = expand(count)
     column = column + begin.index_select(0, line)
     owner, row = line_owner.index_select(0, line), row.index_select(0, line)
     px, py = columns.index_select(0, column), rows.index_select(0, row)
@@ -231,13 +232,6 @@ def _nearest_faces(
     return place, face.index_select(0, winner), chosen[:3].T, chosen[3]
 
 
-def _expand(counts: Tensor) -> tuple[Tensor, Tensor]:
-    """For int32 counts ``[N]``, the item and the number within it of each of their sum: int64 and int32."""
-    owner = torch.repeat_interleave(counts)
-    start = counts.cumsum(0, dtype=torch.int32) - counts
-    return owner, torch.arange(owner.shape[0], dtype=torch.int32) - start.index_select(0, owner)
-
-
 def _spans(
     table: Tensor, left: Tensor, wide: Tensor, owner: Tensor, py: Tensor, columns: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -247,7 +241,7 @@ def _spans(
         table: ``[13, F]`` edges and orientation.
         left: Int32 ``[F]`` first column of the box.
         wide: Int32 ``[F]`` its width.
-        owner: Int64 ``[R]``, the face.
+        owner: Int32 ``[R]``, the face.
         py: ``[R]`` y of the row.
         columns: Centres of the pixels.
     """

@@ -198,7 +198,7 @@ def rasterize_together(
         found.append((image, pixel, face, corners[:, part] - vertex_count))
         start, image_count = end, image_count + batch
         vertex_count, face_count = vertex_count + batch * vertices.shape[1], face_count + batch * faces.shape[0]
-    weights = _barycentric(planes.index_select(1, corners.reshape(-1)).reshape(3, 3, -1), column, row.float())
+    weights = _barycentric(planes[:2].index_select(1, corners.reshape(-1)).reshape(2, 3, -1), column, row.float())
     parts = zip(meshes, found, torch.tensor_split(weights, part_ends[:-1], dim=1))
     return [
         Raster(image, pixel, face, part.T, (vertices.shape[0], *size), faces, local)
@@ -207,7 +207,7 @@ def rasterize_together(
 
 
 def _barycentric(corners: Tensor, column: Tensor, row: Tensor) -> Tensor:
-    """Weights ``[3, P]`` of pixels in triangles of corners ``[2 or 3, 3, P]``, differentiable in these."""
+    """Weights ``[3, P]`` of pixels in triangles of corners ``[2, 3, P]``, differentiable in these."""
     x0, x1, x2 = corners[0] - column
     y0, y1, y2 = corners[1] - row
     areas = torch.stack((x1 * y2 - x2 * y1, x2 * y0 - x0 * y2, x0 * y1 - x1 * y0))

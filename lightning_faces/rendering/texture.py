@@ -29,7 +29,7 @@ class Texture(nn.Module):
     def __init__(self, texels: Tensor) -> None:
         super().__init__()
         self.register_buffer("texels", texels[None].contiguous(), persistent=False)
-        self._tables: dict[tuple[int, int], list[NDArray[Any]]] = {}
+        self._tables: dict[tuple[int, int], NDArray[Any]] = {}
 
     def forward(self, x: Tensor, y: Tensor, first: int, end: int) -> Tensor:
         """Channels ``first`` to ``end`` at points ``[P]`` in pixels, centres at integers: ``[C, P]``."""
@@ -47,18 +47,7 @@ class Texture(nn.Module):
         if not count:
             return self.texels.new_zeros(end - first, 0)
         if (first, end) not in self._tables:
-            self._tables[first, end] = self._four_by_four(first, end)
-        planes = [
-            cv2.transpose(
-                cv2.remap(table, places[0], places[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE).reshape(-1, 4)
-            )
-            for table in self._tables[first, end]
-        ]
-        values = np.concatenate(planes) if len(planes) > 1 else planes[0]
-        return torch.from_numpy(values)[: end - first, :count]
-
-    def _four_by_four(self, first: int, end: int) -> list[NDArray[Any]]:
-        """The channels in images ``[H, W, 4]``, which OpenCV is fastest at."""
-        missing = -(end - first) % 4
-        padded = nn.functional.pad(self.texels[0, first:end], (0, 0, 0, 0, 0, missing))
-        return [part.permute(1, 2, 0).contiguous().numpy() for part in torch.split(padded, 4)]
+            self._tables[first, end] = self.texels[0, first:end].permute(1, 2, 0).contiguous().numpy()
+        table = self._tables[first, end]
+        values = cv2.remap(table, places[0], places[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        return torch.from_numpy(cv2.transpose(values.reshape(-1, end - first)))[:, :count]
