@@ -11,12 +11,12 @@ import argparse
 import resource
 import statistics
 import time
-from collections.abc import Callable
 
 import cv2
 import torch
 from pytorch3d.renderer import MeshRasterizer, OrthographicCameras, RasterizationSettings
 from pytorch3d.structures import Meshes
+from timing import median_seconds
 from torch import Tensor
 
 from lightning_faces.geometry import weak_perspective
@@ -30,16 +30,6 @@ BATCH = 32
 DEVICE_BATCH = 64
 TARGETS = ("pncc", "offsets", "face_mask", "shading", "geometry_mask", "position_map")
 CHEAP = 136
-
-
-def median_seconds(run: Callable[[], object], repeats: int) -> float:
-    run()
-    times = []
-    for _ in range(repeats):
-        start = time.process_time()
-        run()
-        times.append(time.process_time() - start)
-    return statistics.median(times)
 
 
 def split_triangles(faces: Tensor, count: int) -> tuple[Tensor, Tensor]:

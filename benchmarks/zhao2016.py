@@ -9,27 +9,15 @@ that of a checkpoint, so that speed and accuracy are of one network.
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from timing import median_seconds
 
 from lightning_faces.geometry.landmarks import num_landmarks
 from lightning_faces.methods import Zhao2016
 
 BATCH = 4096
-
-
-def median_seconds(run: Callable[[], object], repeats: int) -> float:
-    run()
-    times = []
-    for _ in range(repeats):
-        start = time.process_time()
-        run()
-        times.append(time.process_time() - start)
-    return statistics.median(times)
 
 
 def main() -> None:

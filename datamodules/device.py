@@ -9,16 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.crop import IMAGE_TARGETS, POINT_TARGETS, UNMIRRORED_TARGETS
-from lightning_faces.geometry.camera import (
-    box_of_points,
-    compose_affine,
-    crop_matrix,
-    face_size,
-    invert_affine,
-    scale_of,
-    transform_points,
-    transform_pose,
-)
+from lightning_faces.geometry import camera
 from lightning_faces.geometry.landmarks import flip_permutation
 from lightning_faces.rendering.photograph import gaussian_blur
 
@@ -28,8 +19,8 @@ def warp_images(images: Tensor, matrix: Tensor, image_size: int, nearest: bool =
 
     Where the result is more than 1.5 times smaller, it is smoothed first, as in ``crop.warp_image``.
     """
-    inverse = invert_affine(matrix)
-    shrink = scale_of(inverse)
+    inverse = camera.invert_affine(matrix)
+    shrink = camera.scale_of(inverse)
     if not nearest and bool((shrink > 1.5).any()):
         sigma = torch.where(shrink > 1.5, 0.4 * shrink, 0.0).to(images.dtype)
         images = gaussian_blur(images, sigma[:, None].expand(-1, 2))
@@ -59,16 +50,16 @@ def crop_faces(
     Returns:
         The values of ``FaceBatch``, without ``has``.
     """
-    box = box_of_points(rendered["landmarks"]).double()
-    matrix = compose_affine(change, crop_matrix(box, image_size, margin))
+    box = camera.box_of_points(rendered["landmarks"]).double()
+    matrix = camera.compose_affine(change, camera.crop_matrix(box, image_size, margin))
     faces = dict(rendered)
-    pose = transform_pose(matrix, rendered["pose"].double())
+    pose = camera.transform_pose(matrix, rendered["pose"].double())
     turned = pose * pose.new_tensor([1, 1, -1, -1, -1, 1]) + pose.new_tensor([0, 0, 0, 0, image_size - 1, 0])
     faces["pose"] = torch.where(mirrored[:, None], turned, pose).float()
     yaw = rendered["pose"][:, 2].rad2deg()
     faces["yaw"] = torch.where(mirrored, -yaw, yaw)
     reflection = matrix.new_tensor([[-1.0, 0.0, image_size - 1.0], [0.0, 1.0, 0.0]]).expand_as(matrix)
-    matrix = torch.where(mirrored[:, None, None], compose_affine(reflection, matrix), matrix)
+    matrix = torch.where(mirrored[:, None, None], camera.compose_affine(reflection, matrix), matrix)
     order = flip_permutation(rendered["landmarks"].shape[1]).to(mirrored.device)
     for key in ("landmarks", "visible"):
         value = rendered[key]
@@ -76,12 +67,12 @@ def crop_faces(
         faces[key] = torch.where(chosen, value[:, order], value)
     for key in POINT_TARGETS:
         if key in faces:
-            faces[key] = transform_points(matrix, faces[key].double()).float()
+            faces[key] = camera.transform_points(matrix, faces[key].double()).float()
     if "position_map" in faces:
         values = faces["position_map"].double()
-        moved = transform_points(matrix, values.flatten(2).transpose(1, 2))
+        moved = camera.transform_points(matrix, values.flatten(2).transpose(1, 2))
         faces["position_map"] = moved.transpose(1, 2).reshape(values.shape).float()
-    faces["face_size"] = face_size(faces["landmarks"])
+    faces["face_size"] = camera.face_size(faces["landmarks"])
     faces["landmark_mask"] = torch.ones_like(faces["landmarks"], dtype=torch.bool)
     for key in IMAGE_TARGETS:
         if key in faces:
@@ -93,6 +84,6 @@ def crop_faces(
             value = faces[key]
             faces[key] = value.masked_fill(mirrored.reshape(-1, *[1] * (value.ndim - 1)), 0.0)
     corners = torch.stack((box[:, [0, 1]], box[:, [2, 1]], box[:, [0, 3]], box[:, [2, 3]]), dim=1)
-    faces["box"] = box_of_points(transform_points(matrix, corners)).float()
-    faces["crop_to_file"] = invert_affine(matrix).float()
+    faces["box"] = camera.box_of_points(camera.transform_points(matrix, corners)).float()
+    faces["crop_to_file"] = camera.invert_affine(matrix).float()
     return faces

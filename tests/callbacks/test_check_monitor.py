@@ -34,4 +34,7 @@ def test_what_a_schedule_follows_is_checked_too(tmp_path: Path) -> None:
 
 def test_logged_and_training_metrics_pass(tmp_path: Path) -> None:
     callbacks = [CheckMonitor(), BestCheckpoint(), EarlyStopping("train/loss")]
-    trainer(tmp_path, callbacks, max_epochs=1).fit(method(), data())
+    run = trainer(tmp_path, callbacks, max_epochs=1)
+    run.fit(method(), data())
+    assert run.current_epoch == 1
+    assert {"val/nme", "train/loss"} <= run.callback_metrics.keys()
