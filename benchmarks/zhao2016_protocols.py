@@ -16,7 +16,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import cv2
 import numpy as np
@@ -77,7 +77,7 @@ class _Memory(Dataset[FaceBatch]):
         chosen: dict[str, Any] = {k: v[rows] for k, v in self.faces.items() if isinstance(v, Tensor)}
         chosen["sample_id"] = [self.faces["sample_id"][row] for row in rows]
         chosen["has"] = {key: value[rows] for key, value in self.faces["has"].items()}
-        return chosen  # type: ignore[return-value]
+        return cast("FaceBatch", chosen)
 
 
 class _InMemory(ThreeDFAW):
@@ -208,7 +208,7 @@ def depth(root: Path, real: bool) -> None:
         print(f"  least GTE within tanh's range   {mean_and_interval(least)}")
         for form, path in paths.items():
             network = Zhao2016.load_from_checkpoint(path, map_location="cpu", weights_only=True).eval().depth_network
-            errors = depth_errors(points, lambda p, network=network: network(p[..., :2]))  # type: ignore[misc]
+            errors = depth_errors(points, lambda p, network=network: network(p[..., :2]))
             print(f"  {form:31s} {mean_and_interval(errors)}")
     for name in paths:
         for path in (RUNS / name / "records").glob("*.json"):
