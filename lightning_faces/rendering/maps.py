@@ -126,8 +126,9 @@ class FaceMaps(nn.Module):
             object-frame mm, 0 outside the mask; their sum is the surface. And the mask ``[B, 1, H, W]``.
         """
         mean = self.model.mean
-        both = torch.cat((mean.expand_as(shapes), shapes - mean), dim=-1)
-        image = raster.to_image(raster.interpolate(both, self.region_faces))
+        # In memory [B, 6, V], which is looked up faster.
+        both = torch.cat((mean.T.expand(shapes.shape[0], -1, -1), (shapes - mean).transpose(1, 2)), dim=1)
+        image = raster.to_image(raster.interpolate(both.transpose(1, 2), self.region_faces))
         return image[:, :3], image[:, 3:], self.mask(raster)
 
     @staticmethod

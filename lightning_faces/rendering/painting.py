@@ -21,7 +21,8 @@ from lightning_faces.rendering.scene_mesh import (
 )
 from lightning_faces.rendering.texture import Texture
 
-_LEFT, _RIGHT, _BOTTOM, _TOP = -95.0, 95.0, -130.0, 130.0
+# The map is of one half of the face: it is symmetric.
+_SIDE, _BOTTOM, _TOP = 95.0, -130.0, 130.0
 # Of red, green and blue, how much each shade takes away or adds.
 TINTS = {
     "blotch": (0.3, -0.6, -0.4), "flush": (0.08, -0.35, -0.3), "under_eye": (0.5, 0.6, 0.5),
@@ -80,14 +81,13 @@ class FacePaint(nn.Module):
         self.has_eyeballs = bool((scene.parts == EYEBALL).any())
         mirrored = landmarks.clone()
         mirrored[:, 0] = mirrored[:, 0].abs()
-        height, width = round(_TOP - _BOTTOM), round(_RIGHT - _LEFT)
+        height, width = round(_TOP - _BOTTOM), round(_SIDE)
         y, x = torch.meshgrid(
             _TOP - 0.5 - torch.arange(height, dtype=torch.float32),
-            _LEFT + 0.5 + torch.arange(width, dtype=torch.float32),
+            0.5 + torch.arange(width, dtype=torch.float32),
             indexing="ij",
         )
-        x = x.abs().reshape(-1)
-        y = y.reshape(-1)
+        x, y = x.reshape(-1), y.reshape(-1)
         places = torch.stack((x, y), dim=1)
 
         brow = 0.5 * (mirrored[[21, 20, 19, 18, 17]] + mirrored[[22, 23, 24, 25, 26]])
@@ -133,7 +133,7 @@ class FacePaint(nn.Module):
 
     def features(self, canonical: Tensor, channels: slice) -> dict[str, Tensor]:
         """Values of the map at canonical places ``[3, P]``, each ``[1, P]``."""
-        x, y = canonical[0] - (_LEFT + 0.5), (_TOP - 0.5) - canonical[1]
+        x, y = canonical[0].abs() - 0.5, (_TOP - 0.5) - canonical[1]
         values = self.map(x, y, channels.start, channels.stop)
         return {key: values[k : k + 1] for k, key in enumerate(_CHANNELS[channels])}
 

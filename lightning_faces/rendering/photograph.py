@@ -7,6 +7,7 @@ display values (gamma-encoded) in [0, 1].
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -75,15 +76,12 @@ class Photograph(nn.Module):
         steps, side = self.half_steps, self.half_steps.shape[0]
         ramp = torch.sigmoid(2.0 * _plane(steps, look["bg_direction"]))
         image = torch.lerp(_column(look["bg_first"]), _column(look["bg_second"]), ramp)
-        for k in range(BACKGROUND_SHAPES):
-            shape = look["bg_shapes"][:, 8 * k : 8 * k + 8]
-            if _nowhere(shape[:, 7]):
-                continue
-            u, v = _turned(steps, shape)
-            box = _column(shape[:, 5:6]) > 0.5
-            distance = torch.where(box, torch.maximum(u.abs(), v.abs()), (u * u + v * v).sqrt())
-            cover = torch.sigmoid((1.0 - distance) * _column(shape[:, 6:7])) * _column(shape[:, 7:8])
-            image = torch.lerp(image, _column(look["bg_colours"][:, 3 * k : 3 * k + 3]), cover)
+        shapes = look["bg_shapes"].reshape(-1, BACKGROUND_SHAPES, 8)
+        kind, sharpness, cover = (_column(shapes[..., k : k + 1]) for k in (5, 6, 7))
+        colours = _column(look["bg_colours"].reshape(-1, BACKGROUND_SHAPES, 3))
+        for k, (u, v) in _drawn(steps, shapes):
+            distance = torch.where(kind[:, k] > 0.5, torch.maximum(u.abs(), v.abs()), (u * u + v * v).sqrt())
+            image = torch.lerp(image, colours[:, k], torch.sigmoid((1.0 - distance) * sharpness[:, k]) * cover[:, k])
         batch = image.shape[0]
         place = look["bg_noise_scale"][..., None] * steps + look["bg_noise_offset"][..., None]
         u, v = place[:, 0, None, :].expand(-1, side, -1), place[:, 1, :, None].expand(-1, -1, side)
@@ -118,19 +116,17 @@ class Photograph(nn.Module):
     def occlude(self, image: Tensor, look: dict[str, Tensor]) -> Tensor:
         """Draw ellipses, bars and lines over the picture, and cut off its edges."""
         x, y = self.steps, self.steps[:, None]
-        for k in range(OCCLUDERS):
-            p = look["occluders"][:, 8 * k : 8 * k + 8]
-            if _nowhere(p[:, 7]):
-                continue
-            u, v = _turned(self.steps, p)
-            exponent = _column(p[:, 5:6])
+        shapes = look["occluders"].reshape(-1, OCCLUDERS, 8)
+        exponents, sharpness, covers = (_column(shapes[..., k : k + 1]) for k in (5, 6, 7))
+        colours = _column(look["occluder_colours"].reshape(-1, OCCLUDERS, 3))
+        for k, (u, v) in _drawn(self.steps, shapes):
+            exponent = exponents[:, k]
             total = power(u.abs().clamp_min(1e-4), exponent) + power(v.abs().clamp_min(1e-4), exponent)
             distance = power(total, 1.0 / exponent)
-            cover = torch.sigmoid((1.0 - distance) * _column(p[:, 6:7])) * _column(p[:, 7:8])
-            colour = _column(look["occluder_colours"][:, 3 * k : 3 * k + 3])
+            cover = torch.sigmoid((1.0 - distance) * sharpness[:, k]) * covers[:, k]
             shade = 1.0 - 0.35 * (u * 0.6 + v * 0.8 + distance.square() * 0.5).clamp(-0.8, 1.2)
             texture = self.bank.grain_image(look["grain_offset"], self.size)[:, :1] * 0.04
-            image = torch.lerp(image, (colour * shade + texture).clamp(0.0, 1.0), cover)
+            image = torch.lerp(image, (colours[:, k] * shade + texture).clamp(0.0, 1.0), cover)
         for k in range(LINES):
             p = look["lines"][:, 7 * k : 7 * k + 7]
             if _nowhere(p[:, 6]):
@@ -159,8 +155,8 @@ class Photograph(nn.Module):
         image = torch.baddbmm(offset[..., None], mixing, image.flatten(2)).reshape(image.shape)
         image = power(image.clamp_min(1e-4), _column(look["gamma"]))
         grain = self.bank.grain_image(look["grain_offset"], self.size)
-        noise = grain[:, :1] * _column(look["noise_luma"]) + grain * _column(look["noise_chroma"])
-        image = torch.addcmul(image, (0.35 + image.clamp(0.0, 1.0)).sqrt(), noise).clamp(0.0, 1.0)
+        noise = torch.addcmul(grain * _column(look["noise_chroma"]), grain[:, :1], _column(look["noise_luma"]))
+        image = torch.addcmul(image, image.clamp(0.0, 1.0).add_(0.35).sqrt_(), noise).clamp_(0.0, 1.0)
         if _nowhere(look["jpeg"]):
             return image
         lossy = self._jpeg(image, look["jpeg"]).clamp(0.0, 1.0)
@@ -201,10 +197,10 @@ def gaussian_blur(image: Tensor, sigma: Tensor) -> Tensor:
     kernels = kernels / kernels.sum(-1, keepdim=True)
     if _is_one_on_cpu(image) and not kernels.requires_grad:
         x, y = kernels[0].numpy()
-        planes = [
-            cv2.sepFilter2D(plane.numpy(), cv2.CV_32F, x, y, borderType=cv2.BORDER_REPLICATE) for plane in image[0]
-        ]
-        return torch.from_numpy(np.stack(planes))[None]
+        blurred = torch.empty_like(image)
+        for plane, out in zip(image[0].numpy(), blurred[0].numpy()):
+            cv2.sepFilter2D(plane, cv2.CV_32F, x, y, dst=out, borderType=cv2.BORDER_REPLICATE)
+        return blurred
     channels = image.transpose(0, 1)
     for axis, pad in ((0, (radius, radius, 0, 0)), (1, (0, 0, radius, radius))):
         kernel = kernels[:, axis].reshape(-1, 1, 2 * radius + 1, 1).transpose(2, 3 - axis)
@@ -229,27 +225,37 @@ def _plane(steps: Tensor, direction: Tensor) -> Tensor:
     return (slopes[:, 0, None, :] + slopes[:, 1, :, None])[:, None]
 
 
-def _turned(steps: Tensor, shape: Tensor) -> tuple[Tensor, Tensor]:
-    """Coordinates ``[B, 1, S, S]`` in a frame of shape parameters: centre x and y, angle, half sizes along u and v."""
-    x, y, angle, wide, high = torch.split(shape[:, :5], 1, dim=1)
+def _drawn(steps: Tensor, shapes: Tensor) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
+    """Of shapes ``[B, K, 8]`` those that some picture has: k, and coordinates ``[B, 1, S, S]`` in the frame of each.
+
+    Parameters are centre x and y, angle, half sizes along u and v, two that are the caller's, and how much it covers.
+    """
+    x, y, angle, wide, high = shapes[..., :5].unbind(-1)
     cosine, sine = angle.cos(), angle.sin()
-    u = _plane(steps, torch.cat((cosine, sine), dim=1) / wide) - _column((x * cosine + y * sine) / wide)
-    v = _plane(steps, torch.cat((-sine, cosine), dim=1) / high) - _column((y * cosine - x * sine) / high)
-    return u, v
+    across = torch.stack((cosine / wide, -sine / high), dim=-1)[..., None]
+    down = torch.stack((sine / wide, cosine / high), dim=-1)[..., None]
+    rows = down * (steps - y[..., None, None])
+    columns = across * (steps - x[..., None, None])
+    for k in range(shapes.shape[1]):
+        if not _nowhere(shapes[:, k, 7]):
+            frame = rows[:, k, :, :, None] + columns[:, k, :, None]
+            yield k, (frame[:, :1], frame[:, 1:])
 
 
 def power(base: Tensor, exponent: Tensor) -> Tensor:
     """``base ** exponent`` of images ``[B, ...]`` for positive bases, faster than ``pow`` on the CPU."""
     if _is_one_on_cpu(base) and not exponent.requires_grad:
-        return torch.exp2(torch.from_numpy(cv2.log(base[0].numpy()))[None] * (exponent * math.log2(math.e)))
+        return torch.from_numpy(cv2.log(base[0].numpy()))[None].mul_(exponent * math.log2(math.e)).exp2_()
     return torch.exp2(torch.log2(base) * exponent)
 
 
 def _resize(image: Tensor, size: int) -> Tensor:
     """Bilinear, pixel centres at halves."""
     if _is_one_on_cpu(image):
-        planes = [cv2.resize(plane.numpy(), (size, size), interpolation=cv2.INTER_LINEAR) for plane in image[0]]
-        return torch.from_numpy(np.stack(planes))[None]
+        resized = image.new_empty(1, image.shape[1], size, size)
+        for plane, out in zip(image[0].numpy(), resized[0].numpy()):
+            cv2.resize(plane, (size, size), dst=out, interpolation=cv2.INTER_LINEAR)
+        return resized
     return nn.functional.interpolate(image, size=(size, size), mode="bilinear", align_corners=False)
 
 

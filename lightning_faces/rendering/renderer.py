@@ -28,7 +28,7 @@ rasteriser leaves uncovered."""
 
 @dataclass(frozen=True)
 class Raster:
-    """The covered pixels of a batch of images, packed into P rows.
+    """The covered pixels of a batch of images, packed into P rows: by image and, on the CPU, there by triangle.
 
     Attributes:
         image: Int64 ``[P]``, the image in the batch.
@@ -174,31 +174,25 @@ def rasterize_together(
     off_grid = torch.tensor([[_OFF_GRID[0]], [_OFF_GRID[1]], [0.0]])
     planes, corner_ids = torch.cat(points, dim=1) - off_grid, torch.cat(ids, dim=1)
     with torch.no_grad():
-        place, shown = visible_faces(
+        shown, place, row, column = visible_faces(
             planes.detach(), corner_ids, torch.cat(images), (image_count, *size), cull_backfaces
         )
     corners = torch.gather(corner_ids, 1, shown.expand(3, -1))
-    # Rows are counted through all images.
-    exact = place.double()
-    row = ((exact + 0.5) / size[1]).floor()
-    column = (exact - row * size[1]).float()
-    ends = torch.tensor([vertices.shape[0] for vertices, _ in meshes]).cumsum(0) * (size[0] * size[1])
-    part_ends: list[int] = torch.searchsorted(place, ends).tolist()
+    ends = torch.tensor([vertices.shape[0] * faces.shape[0] for vertices, faces in meshes]).cumsum(0)
+    part_ends: list[int] = torch.searchsorted(shown, ends).tolist()
     found = []
     start = vertex_count = face_count = image_count = 0
     for (vertices, faces), end in zip(meshes, part_ends):
         batch, part = vertices.shape[0], slice(start, end)
-        row[part] -= image_count * size[0]
         pixel, face = place[part] - image_count * (size[0] * size[1]), shown[part] - face_count
         image = torch.zeros_like(pixel)
         if batch > 1:
-            image = torch.div(row[part], size[0], rounding_mode="floor").long()
-            row[part] -= image * size[0]
+            image = torch.div(pixel, size[0] * size[1], rounding_mode="floor")
             pixel, face = pixel - image * (size[0] * size[1]), face - image * faces.shape[0]
         found.append((image, pixel, face, corners[:, part] - vertex_count))
         start, image_count = end, image_count + batch
         vertex_count, face_count = vertex_count + batch * vertices.shape[1], face_count + batch * faces.shape[0]
-    weights = _barycentric(planes[:2].index_select(1, corners.reshape(-1)).reshape(2, 3, -1), column, row.float())
+    weights = _barycentric(planes[:2].index_select(1, corners.reshape(-1)).reshape(2, 3, -1), column, row)
     parts = zip(meshes, found, torch.tensor_split(weights, part_ends[:-1], dim=1))
     return [
         Raster(image, pixel, face, part.T, (vertices.shape[0], *size), faces, local)
@@ -283,13 +277,6 @@ def positions(mask: Tensor) -> Tensor:
     if mask.device.type == "cpu":
         return torch.from_numpy(np.flatnonzero(mask.numpy()))
     return torch.nonzero(mask).squeeze(1)
-
-
-def order_of(labels: Tensor) -> Tensor:
-    """Int64 order that sorts uint8 labels ``[N]`` and keeps equal ones as they are; numpy's radix sort on the CPU."""
-    if labels.device.type == "cpu":
-        return torch.from_numpy(np.argsort(labels.numpy(), kind="stable"))
-    return torch.argsort(labels, stable=True)
 
 
 def to_view(vertices: Tensor) -> Tensor:

@@ -95,8 +95,8 @@ class SceneMesh(nn.Module):
             where it has them.
 
     Attributes:
-        faces: ``[F, 3]``, the model's own first.
-        parts: ``[F]``, one of SKIN ... TEETH.
+        faces: ``[F, 3]``, by part.
+        parts: ``[F]``, one of SKIN ... TEETH, ascending.
         canonical: ``[N, 3]``, positions on the mean face in the embedded model's frame; they decide a pixel's paint.
         visibility: ``[64, N]``, how much light reaches a vertex from each of :attr:`directions`.
         directions: ``[64, 3]``, object frame.
@@ -133,7 +133,9 @@ class SceneMesh(nn.Module):
         head = (mean - torch.tensor(self.shift)) / self.scale
         masks = {key: value.cpu() for key, value in model.region_masks.items()}
         none = torch.zeros(self.num_model, dtype=torch.bool)
-        faces, parts = [model.faces.cpu()], [self._head_parts(model.faces.cpu(), masks, none)]
+        head_parts = self._head_parts(model.faces.cpu(), masks, none)
+        by_part = torch.argsort(head_parts, stable=True)
+        faces, parts = [model.faces.cpu()[by_part]], [head_parts[by_part]]
         outward = [model.faces.cpu()]
         self._starts: dict[int, int] = {}
         count = self.num_model

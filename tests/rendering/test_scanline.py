@@ -24,7 +24,14 @@ def exact(vertices: Tensor, faces: Tensor, size: tuple[int, int], cull: bool) ->
 
 
 def fast(vertices: Tensor, faces: Tensor, size: tuple[int, int], cull: bool) -> tuple[Tensor, Tensor]:
-    return visible_faces(vertices.T, faces.T, torch.zeros(len(faces), dtype=torch.int64), (1, *size), cull)
+    """The same of the scan lines, by pixel; triangles come in ascending order, each pixel once, with its own place."""
+    image = torch.zeros(len(faces), dtype=torch.int64)
+    ids, pixels, row, column = visible_faces(vertices.T, faces.T, image, (1, *size), cull)
+    assert bool((ids[1:] >= ids[:-1]).all())
+    assert torch.equal(row * size[1] + column, pixels.float())
+    order = torch.argsort(pixels)
+    assert bool((pixels[order][1:] > pixels[order][:-1]).all())
+    return pixels[order], ids[order]
 
 
 @pytest.mark.parametrize("cull", [False, True])
@@ -60,6 +67,14 @@ def test_a_pixel_centre_on_an_edge_belongs_to_one_of_the_two() -> None:
     assert rows.max() == 7
     assert columns.min() == 1
     assert ids.bincount().min() >= 8
+
+
+def test_of_two_equally_near_triangles_the_first_is_seen() -> None:
+    vertices = torch.tensor([[0.5, 0.5, 3.0], [6.2, 0.5, 3.0], [0.5, 6.2, 3.0]])
+    faces = torch.tensor([[0, 2, 1], [1, 0, 2], [2, 1, 0]])
+    pixels, ids = fast(vertices, faces, (9, 9), True)
+    assert pixels.numel() == 15
+    assert bool((ids == 0).all())
 
 
 def test_nothing_in_the_picture() -> None:
