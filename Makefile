@@ -42,7 +42,7 @@ bench: install  ## the benchmarks whose numbers stand in the README
 	$(BIN)/python benchmarks/data.py
 	$(BIN)/python benchmarks/prnet.py
 
-bench-transfer: install  ## synthetic training to photographs: AFLW2000-3D in LIGHTNING_FACES_DATA, half an hour on 2 cores
+bench-transfer: install  ## synthetic training to photographs: AFLW2000-3D in LIGHTNING_FACES_DATA, 40 minutes on 2 cores
 	$(BIN)/python benchmarks/transfer.py
 
 lock: install  ## rewrite requirements.lock from pyproject.toml
