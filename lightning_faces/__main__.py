@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from lightning_faces import __version__
+from lightning_faces.errors import LightningFacesError
 
 COMMANDS = {
     "fit": ("lightning_faces.cli:main", "train a method"),
@@ -19,7 +20,7 @@ COMMANDS = {
     "datasets": ("datamodules.commands:main_datasets", "list the data sets, what each needs and where it looks"),
     "preview": ("lightning_faces.rendering.preview:main_preview", "draw synthetic faces"),
     "import-model": ("lightning_faces.morphable.commands:main_import", "convert a morphable model"),
-    "build-model": ("lightning_faces.morphable.commands:main_build", "rebuild the embedded face model"),
+    "build-model": ("lightning_faces.morphable.commands:main_build", "make a face model by PCA from registered meshes"),
 }
 """Subcommand to its function, which takes the arguments after the subcommand (``cli`` takes the subcommand too)."""
 
@@ -65,7 +66,11 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.exit(2)
     module, function = COMMANDS[command][0].split(":")
     run = getattr(import_module(module), function)
-    code = run(arguments if module == "lightning_faces.cli" else arguments[1:])
+    try:
+        code = run(arguments if module == "lightning_faces.cli" else arguments[1:])
+    except LightningFacesError as error:
+        print(f"lightning-faces: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
     if isinstance(code, int) and code:
         sys.exit(code)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from lightning_faces.errors import ConfigurationError
 from lightning_faces.morphable.formats import FORMATS, UNITS, build_from_meshes, import_model
 
 
@@ -27,6 +28,7 @@ def main_import(args: list[str]) -> int:
     parser.add_argument("--expressions", type=Path, help="file of the expressions, where it is not beside the model")
     parser.add_argument("--name", help="name of the model (default: the format)")
     options = parser.parse_args(args)
+    _check_out(options.out)
     model = import_model(options.format, options.path, options.expressions, options.name, print)
     model.save(options.out)
     print(f"{options.out}: hash {model.hash}")
@@ -53,12 +55,19 @@ def main_build(args: list[str]) -> int:
     parser.add_argument("--unit", choices=sorted(UNITS), default="mm", help="unit of the meshes (default mm)")
     parser.add_argument("--name", help="name of the model (default: the folder's)")
     options = parser.parse_args(args)
+    _check_out(options.out)
     model = build_from_meshes(
         options.folder, options.modes, options.expression_modes, options.unit, options.name, print
     )
     model.save(options.out)
     print(f"{options.out}: hash {model.hash}")
     return 0
+
+
+def _check_out(out: Path) -> None:
+    """Refuse, before the long work, a path that nothing can be written to."""
+    if out.is_dir():
+        raise ConfigurationError(f"--out {out} is a folder: give the file to write, such as {out / 'model.npz'}.")
 
 
 _IMPORT = "Convert a face model to this platform's file (millimetres, object frame), and say what had to be derived."
