@@ -23,7 +23,7 @@ from lightning_faces.geometry import similarity_transform
 from lightning_faces.geometry.landmarks import FLIP_68
 from lightning_faces.morphable.albedo import make_canvas, paint
 from lightning_faces.morphable.model import MorphableModel
-from lightning_faces.morphable.regions import region_masks
+from lightning_faces.morphable.regions import LOWER_LIP, UPPER_LIP, region_masks
 from lightning_faces.morphable.surface import (
     Bools,
     Floats,
@@ -53,8 +53,6 @@ EYE_DEPTH = 25.0
 
 # Landmarks of the subject's right side and the middle, 0-based in the 68-point order.
 RIGHT_HALF = (*range(9), *range(17, 22), *range(27, 34), *range(36, 42), 48, 49, 50, 51, 57, 58, 59, 60, 61, 62, 66, 67)
-UPPER_LIP = (49, 50, 51, 52, 53, 61, 62, 63)
-LOWER_LIP = (55, 56, 57, 58, 59, 65, 66, 67)
 
 # Standard deviation of a local change (1 is the full target of the MakeHuman artists) by the part of its name; the
 # first that matches counts. Sideways shifts of whole features are kept small: faces are nearly symmetric.

@@ -14,7 +14,7 @@ from scipy.spatial import cKDTree
 from lightning_faces.errors import DataError
 from lightning_faces.geometry import similarity_transform
 from lightning_faces.morphable.model import MorphableModel
-from lightning_faces.morphable.regions import region_masks
+from lightning_faces.morphable.regions import LOWER_LIP, UPPER_LIP, region_masks
 from lightning_faces.morphable.surface import (
     Bools,
     Floats,
@@ -29,6 +29,17 @@ MAX_ALBEDO_MODES = 40
 ALBEDO_SIZE = 256
 FIRST_INNER = 17
 """Landmarks from this one on are not on the jaw line, whose depth differs from model to model."""
+EXTENT = (60.0, 1000.0)
+"""What a face or a bust can measure in mm; a factor of ten off is outside."""
+SIZE = (0.6, 1.6)
+"""Sizes of a face relative to the embedded one that are believed."""
+MAX_RMS = {"closest points": 2.5, "landmarks": 8.0}
+"""Root mean square distance in mm, of faces of the embedded model's size, up to which an alignment counts as one.
+
+Closest points (worst quarter left out): ICT-FaceKit 1.2, Surrey 1.6, either one turned to a wrong axis 2.9 and more.
+Landmarks: 3.5 and 3.8, mirrored 19."""
+MIN_OPENING = 4.0
+"""How far a mode must part the lips, in mm, to tell which triangles belong to which."""
 
 
 @dataclass
@@ -85,7 +96,12 @@ def complete(parts: Parts, report: Callable[[str], None]) -> MorphableModel:
 
     Returns:
         The model; a field that could not be derived is None.
+
+    Raises:
+        DataError: If values are not finite, indices are out of range, or the shape is not a face in millimetres with
+            x right, y up and z towards the viewer.
     """
+    _check(parts)
     reference = MorphableModel.load("embedded")
     skin = np.ones(len(parts.mean), bool) if parts.surface is None else parts.surface
     parts = replace(parts, faces=_orient(parts.mean, parts.faces, report))
@@ -94,13 +110,20 @@ def complete(parts: Parts, report: Callable[[str], None]) -> MorphableModel:
     theirs = {name: _reference_points(reference, name) for name in ("bfm", "ibug")}
     inner = known[known >= FIRST_INNER]
     if len(inner) >= 8:
-        fit = _fit(theirs[parts.landmark_scheme][inner], parts.mean[parts.landmark_vertices[inner]])
+        source, target = theirs[parts.landmark_scheme][inner], parts.mean[parts.landmark_vertices[inner]]
+        fit = _fit(source, target)
+        gap = np.linalg.norm(fit[0] * source @ fit[1].T + fit[2] - target, axis=1)
+        rms, aligned = float(np.sqrt((gap**2).mean())), "landmarks"
     else:
-        fit = _closest_fit(reference, parts.mean[skin], report)
+        fit, rms = _closest_fit(reference, parts.mean[skin])
+        aligned = "closest points"
+        report(f"No landmarks in the file: aligned to the embedded model by closest points, {rms:.2f} mm rms.")
     scale, rotation, translation = fit
-    if not 0.5 < scale < 2.0:
+    if not (SIZE[0] < scale < SIZE[1] and rms < MAX_RMS[aligned] * scale):
         raise DataError(
-            f"{parts.name} is {scale:.3g} times as large as a head in millimetres: give the unit of its coordinates."
+            f"{parts.name!r} does not fit a face ({aligned}: {rms:.1f} mm rms at {scale:.2f} times the size): its unit "
+            "or axes (x right, y up, z towards the viewer) are others"
+            + ("." if aligned == "closest points" else ", or its landmarks are not the 68 in their order.")
         )
     if not parts.native_frame:
         parts = _into_frame(parts, rotation, translation, report)
@@ -133,6 +156,27 @@ def complete(parts: Parts, report: Callable[[str], None]) -> MorphableModel:
     )
 
 
+def _check(parts: Parts) -> None:
+    for key in ("mean", "identity_basis", "identity_std", "expression_basis", "expression_std",
+                "colour_mean", "colour_basis", "colour_std", "uv"):  # fmt: skip
+        values = getattr(parts, key)
+        if values is not None and not np.isfinite(values).all():
+            raise DataError(f"{parts.name!r} has values in {key} that are not finite: its file is damaged.")
+    last = len(parts.mean) - 1
+    wrong = parts.faces[(parts.faces < 0) | (parts.faces > last)]
+    if len(wrong):
+        raise DataError(f"{parts.name!r} has a triangle with vertex {wrong[0]}, but its vertices are 0 to {last}.")
+    for number in np.flatnonzero(parts.landmark_vertices > last):
+        raise DataError(
+            f"{parts.name!r} has landmark {number} at vertex {parts.landmark_vertices[number]}, but its vertices are 0 "
+            f"to {last}."
+        )
+    extent = float(np.ptp(parts.mean if parts.surface is None else parts.mean[parts.surface], axis=0).max())
+    if not EXTENT[0] < extent < EXTENT[1]:
+        size = np.format_float_positional(extent, 3, fractional=False, trim="-")
+        raise DataError(f"{parts.name!r} is {size} mm across, a face about 200: give the unit of its coordinates.")
+
+
 def _orient(mean: Floats, faces: Ints, report: Callable[[str], None]) -> Ints:
     corners = mean[faces]
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
@@ -152,12 +196,13 @@ def _fit(source: Floats, target: Floats) -> tuple[float, Floats, Floats]:
     return float(scale), rotation.numpy(), translation.numpy()
 
 
-def _closest_fit(
-    reference: MorphableModel, target: Floats, report: Callable[[str], None]
-) -> tuple[float, Floats, Floats]:
+def _closest_fit(reference: MorphableModel, target: Floats) -> tuple[tuple[float, Floats, Floats], float]:
     """Similarity of the embedded face onto a shape without landmarks: iterated closest points, worst quarter left out.
 
     Starts from the nose tips on top of each other, for several sizes, and keeps the best.
+
+    Returns:
+        Scale, rotation and translation; root mean square distance in mm of the three quarters.
     """
     face = (
         reference.region_masks["face"] & ~reference.region_masks["eyeball"] & ~reference.region_masks["ear"]
@@ -181,8 +226,7 @@ def _closest_fit(
         if best is None or error / fit[0] < best[0] / best[1][0]:
             best = (error, fit)
     assert best is not None
-    report(f"No landmarks in the file: aligned to the embedded model by closest points, {best[0]:.2f} mm rms.")
-    return best[1]
+    return best[1], best[0]
 
 
 def _into_frame(parts: Parts, rotation: Floats, translation: Floats, report: Callable[[str], None]) -> Parts:
@@ -208,12 +252,15 @@ def _landmarks(
 ) -> tuple[dict[str, tuple[Ints, Floats]], Floats]:
     """Both landmark embeddings: the file's own vertices where it names them, else the embedded model's, snapped."""
     scale, rotation, translation = fit
-    allowed = np.broadcast_to(skin_faces, (68, len(parts.faces)))
+    theirs = {name: scale * points @ rotation.T + translation for name, points in theirs.items()}
+    allowed = np.tile(skin_faces, (68, 1))
+    lips = _lip_triangles(parts, theirs["bfm"], skin_faces, report)
+    if lips is not None:
+        allowed[list(UPPER_LIP)] &= lips[0]
+        allowed[list(LOWER_LIP)] &= lips[1]
     embeddings = {}
     for name, points in theirs.items():
-        triangle, weights, distance = nearest_on_surface(
-            scale * points @ rotation.T + translation, parts.mean, parts.faces, allowed
-        )
+        triangle, weights, distance = nearest_on_surface(points, parts.mean, parts.faces, allowed)
         derived = np.arange(68)
         if name == parts.landmark_scheme and len(known):
             own = (parts.mean[parts.faces[triangle]] * weights[..., None]).sum(1)[known]
@@ -233,6 +280,30 @@ def _landmarks(
         embeddings[name] = (triangle, weights)
     triangle, weights = embeddings["bfm"]
     return embeddings, (parts.mean[parts.faces[triangle]] * weights[..., None]).sum(1)
+
+
+def _lip_triangles(
+    parts: Parts, points: Floats, skin_faces: Bools, report: Callable[[str], None]
+) -> tuple[Bools, Bools] | None:
+    """Triangles that can belong to the upper and to the lower lip, bool ``[F]`` each.
+
+    Shut lips touch, so that the nearest triangle may be on the other one; the mode that parts them most tells: the
+    upper lip moves as its outline does, the lower lip as its own. The outlines themselves are far enough apart.
+    """
+    outlines = np.array([[50, 51, 52], [56, 57, 58]])
+    triangle, weights, _ = nearest_on_surface(
+        points[outlines.ravel()], parts.mean, parts.faces, np.broadcast_to(skin_faces, (6, len(skin_faces)))
+    )
+    rise = parts.expression_basis[..., 1] * parts.expression_std[:, None]
+    upper, lower = (rise[:, parts.faces[triangle]] * weights).sum(-1).reshape(-1, 2, 3).mean(-1).T
+    opening = np.abs(upper - lower)
+    if opening.max(initial=0.0) < MIN_OPENING:
+        why = f"the modes part the lips by {opening.max():.1f} mm at most" if len(opening) else "no expression modes"
+        report(f"Inner landmarks of the mouth may lie on the other lip: {why}.")
+        return None
+    mode = int(opening.argmax())
+    share = ((rise[mode] - upper[mode]) / (lower[mode] - upper[mode]))[parts.faces]
+    return share.max(1) < 0.5, share.min(1) > 0.5
 
 
 def _vertex_embedding(vertex: int, faces: Ints) -> tuple[int, Floats]:

@@ -10,6 +10,9 @@ from lightning_faces.morphable.surface import Bools, Floats
 _EYES = ((*range(17, 22), *range(36, 42)), (*range(22, 27), *range(42, 48)))
 _NOSE = (27, 30, 31, 32, 33, 34, 35)
 _MOUTH = tuple(range(48, 60))
+UPPER_LIP = (49, 50, 51, 52, 53, 61, 62, 63)
+LOWER_LIP = (55, 56, 57, 58, 59, 65, 66, 67)
+"""Landmarks of one lip each, 0-based; the corners (48, 54, 60, 64) belong to both."""
 
 
 def jaw_plane_distance(vertices: Floats, landmarks: Floats) -> Floats:
