@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from importlib import resources
@@ -32,6 +31,22 @@ BUILT_IN = {"embedded": "embedded.npz"}
 _REQUIRED = ("mean", "identity_basis", "identity_std", "expression_basis", "expression_std", "faces")
 _OPTIONAL = ("uv", "uv_faces", "uv_face_ids", "albedo_mean", "albedo_basis", "albedo_std", "mirror")
 _INTEGER = frozenset({"faces", "uv_faces", "uv_face_ids", "mirror"})
+_SHAPES: dict[str, tuple[int | str, ...]] = {
+    "mean": ("V", 3),
+    "faces": ("F", 3),
+    "identity_basis": ("Ki", "V", 3),
+    "identity_std": ("Ki",),
+    "expression_basis": ("Ke", "V", 3),
+    "expression_std": ("Ke",),
+    "mirror": ("V",),
+    "uv": ("V_uv", 2),
+    "uv_faces": ("F_uv", 3),
+    "uv_face_ids": ("F_uv",),
+    "albedo_mean": (3, "T", "T"),
+    "albedo_basis": ("Ka", 3, "T", "T"),
+    "albedo_std": ("Ka",),
+}
+_TOGETHER = (("uv", "uv_faces", "uv_face_ids"), ("albedo_mean", "albedo_basis", "albedo_std"))
 
 
 class MorphableModel(nn.Module):
@@ -125,7 +140,8 @@ class MorphableModel(nn.Module):
             mirror: ``[V]``.
 
         Raises:
-            DataError: If the shapes do not fit together or an index is out of range.
+            DataError: If the shapes do not fit together, a value is not finite, an index is out of range, or only a
+                part of the UV map or of the albedo is given.
         """
         super().__init__()
         if expression_kind not in ("pca", "blendshapes"):
@@ -151,59 +167,89 @@ class MorphableModel(nn.Module):
         }
         for key, value in given.items():
             dtype = torch.int64 if key in _INTEGER else torch.float32
-            self.register_buffer(key, None if value is None else _tensor(value, dtype), persistent=False)
+            self.register_buffer(key, None if value is None else self._tensor(key, value, dtype), persistent=False)
         self._embedding_names = tuple(sorted(landmark_embeddings or {}))
         for key in self._embedding_names:
             triangle, barycentric = (landmark_embeddings or {})[key]
-            self.register_buffer(f"_triangle_{key}", _tensor(triangle, torch.int64), persistent=False)
-            self.register_buffer(f"_barycentric_{key}", _tensor(barycentric, torch.float32), persistent=False)
+            label = f"landmark embedding {key!r}"
+            self.register_buffer(f"_triangle_{key}", self._tensor(label, triangle, torch.int64), persistent=False)
+            self.register_buffer(
+                f"_barycentric_{key}", self._tensor(label, barycentric, torch.float32), persistent=False
+            )
         self._mask_names = tuple(sorted(region_masks or {}))
         for key in self._mask_names:
-            self.register_buffer(f"_mask_{key}", _tensor((region_masks or {})[key], torch.bool), persistent=False)
+            mask = self._tensor(f"region mask {key!r}", (region_masks or {})[key], torch.bool)
+            self.register_buffer(f"_mask_{key}", mask, persistent=False)
         self._check()
 
+    def _tensor(self, label: str, value: Any, dtype: torch.dtype) -> Tensor:
+        """A copy as a tensor, of finite numbers."""
+        if isinstance(value, Tensor):
+            tensor = value.detach().to(dtype).clone()
+        else:
+            try:
+                array: np.ndarray[Any, Any] = np.asarray(value)
+            except ValueError as error:
+                raise self._refused(f"{label} is not an array of numbers ({error}).") from error
+            if array.dtype.kind not in "fiub":
+                raise self._refused(f"{label} is not an array of numbers, its type is {array.dtype}.")
+            with np.errstate(invalid="ignore", over="ignore"):
+                numpy_type = {torch.int64: np.int64, torch.bool: np.bool_}.get(dtype, np.float32)
+                tensor = torch.from_numpy(np.array(array, dtype=numpy_type))
+        if tensor.is_floating_point() and (wrong := int((~tensor.isfinite()).sum())):
+            raise self._refused(
+                f"{label} has {wrong} {'value that is' if wrong == 1 else 'values that are'} not finite."
+            )
+        return tensor
+
+    def _refused(self, what: str) -> DataError:
+        return DataError(f"Face model {self.name!r}: {what}")
+
     def _check(self) -> None:
-        vertices, triangles = self.num_vertices, int(self.faces.shape[0])
-        expected: dict[str, tuple[Any, ...]] = {
-            "mean": (vertices, 3),
-            "faces": (triangles, 3),
-            "identity_basis": (self.num_identity, vertices, 3),
-            "identity_std": (self.num_identity,),
-            "expression_basis": (self.num_expression, vertices, 3),
-            "expression_std": (self.num_expression,),
-        }
-        if self.mirror is not None:
-            expected["mirror"] = (vertices,)
-        if self.uv is not None and self.uv_faces is not None:
-            expected["uv"] = (int(self.uv.shape[0]), 2)
-            expected["uv_faces"] = (int(self.uv_faces.shape[0]), 3)
-            expected["uv_face_ids"] = (int(self.uv_faces.shape[0]),)
-        if self.albedo_mean is not None and self.albedo_basis is not None:
-            side = int(self.albedo_mean.shape[-1])
-            expected["albedo_mean"] = (3, side, side)
-            expected["albedo_basis"] = (int(self.albedo_basis.shape[0]), 3, side, side)
-            expected["albedo_std"] = (int(self.albedo_basis.shape[0]),)
+        """Whether the fields belong together: shapes, parts of one thing, ranges of indices."""
+        sizes: dict[str, int] = {}
+        for key, axes in _SHAPES.items():
+            value = getattr(self, key)
+            if value is None and key not in _REQUIRED:
+                continue
+            found = None if value is None else tuple(value.shape)
+            if found is not None and len(found) == len(axes):
+                for axis, size in zip(axes, found):
+                    if isinstance(axis, str):
+                        sizes.setdefault(axis, size)
+            wanted = tuple(sizes.get(str(axis), axis) for axis in axes)
+            if found != wanted:
+                text = ", ".join(map(str, wanted)) + ("," if len(wanted) == 1 else "")
+                raise self._refused(f"{key} has shape {found} but ({text}) is needed.")
+        vertices, triangles = sizes["V"], sizes["F"]
+        if vertices == 0 or triangles == 0:
+            raise self._refused(f"it has {vertices} vertices and {triangles} triangles, which is no surface.")
+        for group in _TOGETHER:
+            given = [key for key in group if getattr(self, key) is not None]
+            missing = [key for key in group if key not in given]
+            if given and missing:
+                raise self._refused(
+                    f"it has {' and '.join(given)} but no {' and no '.join(missing)}: give all of them or none."
+                )
         for key, mask in self.region_masks.items():
             if tuple(mask.shape) != (vertices,):
-                raise DataError(f"Face model {self.name!r}: region mask {key!r} must have one value per vertex.")
+                raise self._refused(f"region mask {key!r} must have one value per vertex.")
         for key, (triangle, barycentric) in self.landmark_embeddings.items():
             if triangle.ndim != 1 or tuple(barycentric.shape) != (triangle.shape[0], 3):
-                raise DataError(f"Face model {self.name!r}: landmark embedding {key!r} must be [L] and [L, 3].")
+                raise self._refused(f"landmark embedding {key!r} must be [L] and [L, 3].")
             if triangle.numel() and not 0 <= int(triangle.min()) <= int(triangle.max()) < triangles:
-                raise DataError(f"Face model {self.name!r}: landmark embedding {key!r} names a missing triangle.")
-        for key, shape in expected.items():
-            value = getattr(self, key)
-            if value is None or tuple(value.shape) != shape:
-                found = None if value is None else tuple(value.shape)
-                raise DataError(f"Face model {self.name!r}: {key} has shape {found} but {shape} is needed.")
-        for key, limit in (("faces", vertices), ("mirror", vertices), ("uv_face_ids", triangles)):
+                raise self._refused(f"landmark embedding {key!r} names a missing triangle.")
+        limits = {"faces": vertices, "mirror": vertices, "uv_faces": sizes.get("V_uv", 0), "uv_face_ids": triangles}
+        for key, limit in limits.items():
             value = getattr(self, key)
             if value is not None and value.numel() and not 0 <= int(value.min()) <= int(value.max()) < limit:
-                raise DataError(f"Face model {self.name!r}: {key} has an index outside 0..{limit - 1}.")
-        if self.expression_names and len(self.expression_names) != self.num_expression:
-            raise DataError(
-                f"Face model {self.name!r}: {len(self.expression_names)} expression names for {self.num_expression}."
-            )
+                raise self._refused(f"{key} has an index outside 0..{limit - 1}.")
+        for kind, names, count in (
+            ("expression", self.expression_names, self.num_expression),
+            ("albedo", self.albedo_names, sizes.get("Ka", 0)),
+        ):
+            if names and len(names) != count:
+                raise self._refused(f"{len(names)} {kind} names for {count}.")
 
     @property
     def num_vertices(self) -> int:
@@ -380,7 +426,7 @@ class MorphableModel(nn.Module):
                 arrays = {key: archive[key] for key in archive.files}
             header = json.loads(str(arrays.pop("header")))
             version = header["format"]
-        except (ValueError, KeyError, OSError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        except Exception as error:  # A damaged file fails in zipfile, zlib, numpy or json, each in its own way.
             raise DataError(
                 f"{label} is not a face model of this platform ({error}): make one with `lightning-faces import-model`."
             ) from error
@@ -393,30 +439,25 @@ class MorphableModel(nn.Module):
             raise DataError(f"{label} lacks {', '.join(missing)}: import the model again.")
         embeddings: dict[str, dict[str, Any]] = {}
         masks = {}
-        for key in list(arrays):
-            if key.startswith("landmarks/"):
-                _, name, part = key.split("/")
-                embeddings.setdefault(name, {})[part] = arrays.pop(key)
-            elif key.startswith("region/"):
-                masks[key.split("/")[1]] = arrays.pop(key)
-        return cls(
-            name=header["name"],
-            expression_kind=header["expression_kind"],
-            expression_names=header["expression_names"],
-            albedo_names=header["albedo_names"],
-            landmark_embeddings={name: (part["triangle"], part["barycentric"]) for name, part in embeddings.items()},
-            region_masks=masks,
-            **{key: arrays.get(key) for key in _REQUIRED + _OPTIONAL},
-        )
-
-
-def _tensor(value: Any, dtype: torch.dtype) -> Tensor:
-    if isinstance(value, Tensor):
-        return value.detach().to(dtype).clone()
-    array: np.ndarray[Any, Any] = np.array(
-        value, dtype={torch.int64: np.int64, torch.bool: np.bool_}.get(dtype, np.float32)
-    )
-    return torch.from_numpy(array)
+        try:
+            for key in list(arrays):
+                if key.startswith("landmarks/"):
+                    _, name, part = key.split("/")
+                    embeddings.setdefault(name, {})[part] = arrays.pop(key)
+                elif key.startswith("region/"):
+                    masks[key.removeprefix("region/")] = arrays.pop(key)
+            return cls(
+                name=header["name"],
+                expression_kind=header["expression_kind"],
+                expression_names=header["expression_names"],
+                albedo_names=header["albedo_names"],
+                landmark_embeddings={key: (part["triangle"], part["barycentric"]) for key, part in embeddings.items()},
+                region_masks=masks,
+                **{key: arrays.get(key) for key in _REQUIRED + _OPTIONAL},
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            reason = str(error).rstrip(".")
+            raise DataError(f"{label} is not a whole face model ({reason}): import the model again.") from error
 
 
 def _compact(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -13,6 +13,7 @@ from lightning_faces.morphable import MorphableModel
 
 TETRAHEDRON = np.array([[0.0, 0, 0], [10, 0, 0], [0, 10, 0], [0, 0, 10]])
 OUTWARD = np.array([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]])
+UV = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
 
 
 def tetrahedron(**changes: object) -> MorphableModel:
@@ -115,6 +116,24 @@ def test_albedo_is_clamped() -> None:
         ({"expression_kind": "muscles"}, "muscles"),
         ({"region_masks": {"nose": [True]}}, "nose"),
         ({"landmark_embeddings": {"bfm": ([7], [[1.0, 0.0, 0.0]])}}, "missing triangle"),
+        ({"mean": 3.0}, r"mean has shape \(\) but \(V, 3\) is needed"),
+        ({"faces": OUTWARD[0]}, r"faces has shape \(3,\) but \(F, 3\) is needed"),
+        ({"expression_basis": 1.0}, r"expression_basis has shape \(\) but \(Ke, 4, 3\) is needed"),
+        ({"faces": np.zeros((0, 3)), "landmark_embeddings": {}}, "it has 4 vertices and 0 triangles"),
+        ({"mean": TETRAHEDRON * np.nan}, r"mean has 12 values that are not finite"),
+        ({"identity_std": [np.inf]}, "identity_std has 1 value that is not finite"),
+        ({"landmark_embeddings": {"bfm": ([0], [[np.nan, 0.0, 1.0]])}}, "'bfm' has 1 value that is not finite"),
+        ({"uv": UV}, "has uv but no uv_faces and no uv_face_ids: give all of them or none"),
+        ({"uv": UV, "uv_faces": OUTWARD[:2]}, "has uv and uv_faces but no uv_face_ids"),
+        ({"uv_face_ids": [0, 1]}, "has uv_face_ids but no uv and no uv_faces"),
+        ({"uv": UV, "uv_faces": OUTWARD[:2] + 1, "uv_face_ids": [0, 1]}, r"uv_faces has an index outside 0\.\.3"),
+        ({"uv": UV, "uv_faces": OUTWARD[:2], "uv_face_ids": [0, 4]}, r"uv_face_ids has an index outside 0\.\.3"),
+        ({"uv": UV, "uv_faces": OUTWARD[:2], "uv_face_ids": [0]}, r"uv_face_ids has shape \(1,\) but \(2,\)"),
+        ({"uv": UV + np.nan, "uv_faces": OUTWARD[:2], "uv_face_ids": [0, 1]}, "uv has 8 values that are not finite"),
+        ({"albedo_mean": np.zeros((3, 2, 2))}, "has albedo_mean but no albedo_basis and no albedo_std"),
+        ({"mirror": [0, 1]}, "mirror has shape"),
+        ({"mean": [["a", "b", "c"]]}, "mean is not an array of numbers"),
+        ({"faces": [[0, 1], [0, 1, 2]]}, "faces is not an array of numbers"),
     ],
 )
 def test_fields_that_do_not_fit_are_refused(changes: dict[str, object], message: str) -> None:
@@ -131,14 +150,48 @@ def test_unknown_names_are_named() -> None:
         tetrahedron().albedo(torch.zeros(1, 1))
 
 
-@pytest.mark.parametrize("content", [b"", b"not a zip", "other npz", "pickle"])
+def test_uv_map_that_fits_is_kept() -> None:
+    model = tetrahedron(uv=UV, uv_faces=OUTWARD[:2], uv_face_ids=[0, 1])
+    assert model.uv is not None
+    np.testing.assert_array_equal(model.uv.numpy(), UV)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a zip", "other npz", "pickle", "cut", "list", "embedding", "words"])
 def test_files_that_are_not_models_are_refused(tmp_path: Path, content: bytes | str) -> None:
     path = tmp_path / "model.npz"
+    tetrahedron().save(path)
     if isinstance(content, bytes):
         path.write_bytes(content)
     elif content == "pickle":
         np.savez(path, header=np.array({"format": 1}, dtype=object))
-    else:
+    elif content == "cut":
+        path.write_bytes(path.read_bytes()[:-200])
+    elif content == "list":
+        np.savez(path, header=np.array("[1, 2]"))
+    elif content == "other npz":
         np.savez(path, weights=np.zeros(3))
+    else:
+        change = {"landmarks/other/triangle": np.zeros(1, np.int64)} if content == "embedding" else {"mean": ["a", "b"]}
+        with np.load(path) as archive:
+            np.savez(path, **{**archive, **change})  # type: ignore[arg-type]
     with pytest.raises(DataError, match=r"model\.npz"):
         MorphableModel.load(path)
+
+
+def test_damaged_bytes_of_a_file_are_refused_by_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "model.npz"
+    model = tetrahedron(mean=TETRAHEDRON + 0.123456)
+    model.save(path)
+    whole = bytearray(path.read_bytes())
+    refused = 0
+    for place in range(0, len(whole), 7):
+        damaged = whole.copy()
+        damaged[place] ^= 0x5A
+        path.write_bytes(damaged)
+        try:
+            MorphableModel.load(path)
+        except DataError as error:
+            assert "model.npz" in str(error)
+            refused += 1
+    # The bytes that zip files hold twice, and dates, are not looked at.
+    assert refused > len(whole) // 14
