@@ -5,6 +5,8 @@ Image frame and object frame as in ``batch.py``; images are ``[B, C, H, W]``, UV
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -15,8 +17,12 @@ from lightning_faces.rendering.renderer import Raster, VertexNormals, rasterize_
 WEIGHTS = {"landmarks": 16.0, "features": 4.0, "face": 3.0, "neck": 0.0}
 """Weights of the position map's regions (Feng et al. 2018, section 3.2): 68 points, eyes-nose-mouth, face, neck."""
 
-NORMAL_RADIUS = 8.0
-"""Millimetres around a landmark over which the surface normal is averaged."""
+NORMAL_RADIUS = 15.0
+"""Millimetres around a landmark over which the surface normal is averaged; the embedded model's triangles are up to 16 mm
+long at the jaw line."""
+HIDDEN_ANGLE = 100.0
+"""Degrees between that normal and the viewer from which on a landmark is hidden. The jaw line of a frontal face is its
+silhouette: its normals turn away by 69 to 97 degrees on the mean face, so that a limit of 90 would cut it in pieces."""
 
 
 class FaceMaps(nn.Module):
@@ -67,17 +73,17 @@ class FaceMaps(nn.Module):
         side = self.position_map_size
         covered = torch.zeros(side * side, dtype=torch.bool)
         if model.uv is None or model.uv_faces is None or model.uv_face_ids is None:
-            corners, weights = torch.zeros(0, 3, dtype=torch.int64), torch.zeros(0, 3)
+            corners, weights = torch.zeros(0, 3, dtype=torch.int64), model.mean.new_zeros(0, 3, device="cpu")
         else:
             uv, uv_faces = model.uv.detach().cpu() * side - 0.5, model.uv_faces.cpu()
             raster = rasterize_image(nn.functional.pad(uv, (0, 1))[None], uv_faces, side)
             covered[raster.pixel] = True
             steps = torch.arange(side * side)
-            place = torch.stack((steps % side, torch.div(steps, side, rounding_mode="floor")), dim=1).float()
+            place = torch.stack((steps % side, torch.div(steps, side, rounding_mode="floor")), dim=1).to(uv.dtype)
             triangle = torch.zeros(side * side, dtype=torch.int64)
             triangle[raster.pixel] = raster.face
             triangle[~covered], place[~covered] = _continue_outside(place[~covered], uv, uv_faces)
-            weights = _barycentric(place, uv[uv_faces[triangle]])
+            weights = _barycentric(place, uv[uv_faces[triangle]]).to(uv.dtype)
             corners = model.faces.cpu()[model.uv_face_ids.cpu()[triangle]]
         device = model.mean.device
         self.register_buffer("covered", covered.to(device), persistent=False)
@@ -90,12 +96,12 @@ class FaceMaps(nn.Module):
         outer = self.region.clone()
         outer[triangles] = True
         faces, mean = model.faces[outer].cpu(), model.mean.cpu()
-        centres = mean[faces].mean(1)
+        centres, own = mean[faces].mean(1), torch.nonzero(outer).squeeze(1).cpu()
+        points = model.landmarks(model.mean[None])[0].cpu() if triangles.numel() else mean[:0]
         rings, offsets, total = [torch.zeros(0, dtype=torch.int64)], [], 0
-        for triangle in triangles.cpu().tolist():
-            corners = model.faces[triangle].cpu()
-            near = (centres - mean[corners].mean(0)).norm(dim=1) < NORMAL_RADIUS
-            ring = torch.nonzero(near | torch.isin(faces, corners).all(1)).squeeze(1)
+        for triangle, point in zip(triangles.cpu(), points, strict=True):
+            near = (centres - point).norm(dim=1) < NORMAL_RADIUS
+            ring = torch.nonzero(near | (own == triangle)).squeeze(1)
             rings.append(ring)
             offsets.append(total)
             total += ring.numel()
@@ -220,9 +226,10 @@ class FaceMaps(nn.Module):
         published ``uv_weight_mask.png`` gives it the face's weight).
 
         Raises:
-            ConfigurationError: If the model lacks a UV map or the region masks.
+            ConfigurationError: If the model lacks a UV map, the landmarks "bfm" or the region masks.
         """
         self._need_uv()
+        self._need_landmarks()
         masks = self.model.region_masks
         missing = sorted({"eye", "nose", "mouth", "face", "neck"} - set(masks))
         if missing:
@@ -242,11 +249,16 @@ class FaceMaps(nn.Module):
         return weights.reshape(1, side, side)
 
     def landmark_uv(self) -> Tensor:
-        """UV coordinates ``[68, 2]`` of the landmarks "bfm"; outside the UV map, their nearest known vertex's."""
+        """UV coordinates ``[68, 2]`` of the landmarks "bfm"; outside the UV map, their nearest known vertex's.
+
+        Raises:
+            ConfigurationError: If the model lacks a UV map or the landmarks "bfm".
+        """
         vertices, uv = self.vertex_uv()
+        self._need_landmarks()
         triangle, barycentric = self.model.landmark_embeddings["bfm"]
         corners = self.model.faces[triangle]
-        table = torch.full((self.model.num_vertices, 2), float("nan"), device=uv.device)
+        table = uv.new_full((self.model.num_vertices, 2), float("nan"))
         table[vertices] = uv
         found = (table[corners] * barycentric[..., None]).sum(1)
         missing = torch.nonzero(found.isnan().any(1)).squeeze(1)
@@ -257,25 +269,38 @@ class FaceMaps(nn.Module):
         return found
 
     def landmark_texels(self) -> Tensor:
-        """Int64 ``[68]``: the texel (row times U plus column) nearest to each landmark."""
+        """Int64 ``[68]``: the texel (row times U plus column) nearest to each landmark.
+
+        Raises:
+            ConfigurationError: If the model lacks a UV map or the landmarks "bfm".
+        """
         side = self.position_map_size
         place = (self.landmark_uv() * side - 0.5).round().long().clamp(0, side - 1)
         return place[:, 1] * side + place[:, 0]
 
     def visible_by_normal(self, vertices: Tensor) -> Tensor:
-        """Landmarks whose surroundings face the viewer on average (PARM, section 4.2); bool ``[B, 68]``.
+        """Landmarks around which the average surface normal does not turn away (PARM, section 4.2); bool ``[B, 68]``.
+
+        The paper gives neither the size of the surroundings nor the limit: :data:`NORMAL_RADIUS`, on the mean face, and
+        :data:`HIDDEN_ANGLE`. What something nearer hides is for :meth:`visible_by_depth`.
 
         Args:
             vertices: ``[B, V, 3]`` image frame.
+
+        Raises:
+            ConfigurationError: If the model lacks the landmarks "bfm".
         """
+        self._need_landmarks()
         batch, count, _ = vertices.shape
-        planes = vertices.permute(2, 0, 1)[:2].reshape(2 * batch, count)
-        corners = planes.index_select(1, self.ring_corners.reshape(-1)).reshape(2, batch, 3, -1)
-        (ax, ay), (bx, by), (cx, cy) = (corners[:, :, k].transpose(1, 2) for k in range(3))
-        # The z of a triangle's normal, weighted by its area; y points down here.
-        facing = (bx - ax) * (ay - cy) - (ay - by) * (cx - ax)
-        total = nn.functional.embedding_bag(self.landmark_ring, facing, self.landmark_ring_offsets, mode="sum")
-        return (total > 0.0).T
+        planes = to_view(vertices).permute(2, 0, 1).reshape(3 * batch, count)
+        corners = planes.index_select(1, self.ring_corners.reshape(-1)).reshape(3, batch, 3, -1)
+        # Normals of triangles, as long as twice their areas.
+        crossed = torch.linalg.cross(corners[:, :, 1] - corners[:, :, 0], corners[:, :, 2] - corners[:, :, 0], dim=0)
+        total = nn.functional.embedding_bag(
+            self.landmark_ring, crossed.reshape(3 * batch, -1).T.contiguous(), self.landmark_ring_offsets, mode="sum"
+        )
+        normals = unit(total.T.reshape(3, batch, -1))
+        return normals[2] > math.cos(math.radians(HIDDEN_ANGLE))
 
     @staticmethod
     def visible_by_depth(landmarks: Tensor, depth: Tensor, tolerance: Tensor) -> Tensor:
@@ -295,6 +320,13 @@ class FaceMaps(nn.Module):
         shown = depth.flatten(1).gather(1, y.clamp(0, height - 1) * width + x.clamp(0, width - 1))
         return inside & (landmarks[..., 2] > shown - tolerance)
 
+    def _need_landmarks(self) -> None:
+        if "bfm" not in self.model.landmark_embeddings:
+            raise ConfigurationError(
+                f"Face model {self.model.name!r} has no landmarks 'bfm', which this needs: import the model with "
+                "landmarks, or use the model 'embedded'."
+            )
+
     def _need_uv(self) -> None:
         if self.model.uv is None:
             raise ConfigurationError(
@@ -304,7 +336,7 @@ class FaceMaps(nn.Module):
 
 
 def _barycentric(place: Tensor, corners: Tensor) -> Tensor:
-    """Weights ``[N, 3]`` of places ``[N, 2]`` in triangles ``[N, 3, 2]``, extrapolating by at most a triangle."""
+    """Float64 weights ``[N, 3]`` of places ``[N, 2]`` in triangles ``[N, 3, 2]``, at most a triangle outside."""
     a, b, c = corners.double().unbind(1)
     ab, ac, ap = b - a, c - a, place.double() - a
     area = ab[:, 0] * ac[:, 1] - ab[:, 1] * ac[:, 0]
@@ -314,7 +346,7 @@ def _barycentric(place: Tensor, corners: Tensor) -> Tensor:
     weights = torch.stack((1.0 - second - third, second, third), dim=1)
     inside = weights.clamp_min(0.0)
     far = weights.amin(1, keepdim=True) < -1.0
-    return torch.where(far, inside / inside.sum(1, keepdim=True), weights).float()
+    return torch.where(far, inside / inside.sum(1, keepdim=True), weights)
 
 
 def _continue_outside(place: Tensor, uv: Tensor, uv_faces: Tensor) -> tuple[Tensor, Tensor]:

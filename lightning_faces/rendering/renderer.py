@@ -167,15 +167,16 @@ def rasterize_together(
     for vertices, faces in meshes:
         batch, count, _ = vertices.shape
         steps = torch.arange(batch, dtype=torch.int32)[:, None]
-        points.append(vertices.reshape(-1, 3).T.float())
+        # Half precision is too coarse for pixels.
+        points.append(vertices.reshape(-1, 3).T.to(torch.promote_types(vertices.dtype, torch.float32)))
         ids.append((faces.T.int()[:, None] + (vertex_count + count * steps)).reshape(3, -1))
         images.append((image_count + steps).expand(-1, faces.shape[0]).reshape(-1))
         vertex_count, image_count = vertex_count + batch * count, image_count + batch
-    off_grid = torch.tensor([[_OFF_GRID[0]], [_OFF_GRID[1]], [0.0]])
-    planes, corner_ids = torch.cat(points, dim=1) - off_grid, torch.cat(ids, dim=1)
+    planes, corner_ids = torch.cat(points, dim=1), torch.cat(ids, dim=1)
+    planes = planes - planes.new_tensor([[_OFF_GRID[0]], [_OFF_GRID[1]], [0.0]])
     with torch.no_grad():
         shown, place, row, column = visible_faces(
-            planes.detach(), corner_ids, torch.cat(images), (image_count, *size), cull_backfaces
+            planes.detach().float(), corner_ids, torch.cat(images), (image_count, *size), cull_backfaces
         )
     corners = torch.gather(corner_ids, 1, shown.expand(3, -1))
     ends = torch.tensor([vertices.shape[0] * faces.shape[0] for vertices, faces in meshes]).cumsum(0)
@@ -224,6 +225,7 @@ def _rasterize_on_device(vertices: Tensor, faces: Tensor, size: tuple[int, int],
     )
     place = torch.nonzero(ids.reshape(-1) >= 0).squeeze(1)
     face, weights = ids.reshape(-1).index_select(0, place), barycentric.reshape(-1, 3).index_select(0, place)
+    weights = weights.to(torch.promote_types(vertices.dtype, torch.float32))
     image = torch.div(place, height * width, rounding_mode="floor")
     face = face - image * faces.shape[0]
     corners = torch.gather(faces.T, 1, face.expand(3, -1)) + image * vertices.shape[1]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 
 import torch
@@ -53,6 +53,12 @@ _HAIR = (
 )  # fmt: skip
 _IRIS = ((48, 28, 18), (74, 46, 26), (98, 74, 40), (84, 96, 66), (84, 112, 134), (120, 138, 148))
 _IRIS_SHARE = (0.40, 0.25, 0.10, 0.08, 0.10, 0.07)
+_FRACTION = (0.0, 1.0)
+_RANGES = {
+    "yaw_range": (0.0, 180.0), "face_fraction": (0.1, 1.0), "yaw_uniform": _FRACTION, "perspective": _FRACTION,
+    "glasses": _FRACTION, "jpeg": _FRACTION, "dark": _FRACTION, "grey": _FRACTION,
+}  # fmt: skip
+"""Least and largest values of options; other numbers are at least 0."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +84,14 @@ class SynthesisOptions:
         background_folder: Folder of images without faces, used for half of the backgrounds.
         occluders: Things in front of the face, and cut-off pictures.
         degradation: Blur, noise, JPEG, colour cast, contrast, grey pictures.
+        blur: Widths of blur, out of focus and by motion, are multiplied by this; at least 0.45 pixels stay.
+        noise: The strengths of noise are multiplied by this.
+        jpeg: Part of the samples that are compressed.
         dark: Part of the samples that are under-exposed.
         grey: Part of the samples without colour.
+
+    Raises:
+        ConfigurationError: If a value has the wrong type or is out of range.
     """
 
     yaw_range: float = 92.0
@@ -100,19 +112,31 @@ class SynthesisOptions:
     background_folder: str | None = None
     occluders: bool = True
     degradation: bool = True
+    blur: float = 1.0
+    noise: float = 1.0
+    jpeg: float = 0.4
     dark: float = 0.12
     grey: float = 0.1
 
     def __post_init__(self) -> None:
-        for name in ("yaw_uniform", "perspective", "glasses", "dark", "grey"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ConfigurationError(
-                    f"Synthesis option {name} is {getattr(self, name)}; it must be between 0 and 1."
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(field.default, bool):
+                fits, wanted = isinstance(value, bool), "true or false"
+            elif field.default is None:
+                fits, wanted = value is None or isinstance(value, str), "the path of a folder, or none"
+            else:
+                low, high = _RANGES.get(field.name, (0.0, math.inf))
+                number = isinstance(value, (int, float)) and not isinstance(value, bool)
+                fits = number and math.isfinite(value) and low <= value <= high
+                wanted = (
+                    f"a number of at least {low:g}" if high == math.inf else f"a number between {low:g} and {high:g}"
                 )
-        if not 0.1 <= self.face_fraction <= 1.0:
-            raise ConfigurationError(
-                f"Synthesis option face_fraction is {self.face_fraction}; it must be between 0.1 and 1."
-            )
+            if not fits:
+                raise ConfigurationError(f"Synthesis option {field.name} is {value!r}; it must be {wanted}.")
+            if isinstance(field.default, float):
+                # The same value has the same hash, however it is written.
+                object.__setattr__(self, field.name, float(value))
 
 
 @dataclass(frozen=True)
@@ -164,10 +188,14 @@ class FaceSynthesizer(nn.Module):
     Build it on the CPU and move it with ``.to(device)``, the face model included; scenes are always drawn on the CPU.
 
     Args:
-        model: The face model; its own UV map, albedo and region masks are used where it has them.
+        model: The face model, in float32; its UV map and region masks are used where it has them. Its albedo is not:
+            skin, lips, brows and irises are painted (``painting.py``) in colours that are drawn.
         image_size: Side of the pictures in pixels.
         options: What faces look like.
         position_map_size: Side U of the position map.
+
+    Raises:
+        ConfigurationError: If the pictures are too small, or the model is in another precision.
     """
 
     stretch_identity: Tensor
@@ -185,6 +213,11 @@ class FaceSynthesizer(nn.Module):
         super().__init__()
         if image_size < 16:
             raise ConfigurationError(f"Pictures of {image_size} pixels are too small for a face: use at least 16.")
+        if model.mean.dtype != torch.float32:
+            raise ConfigurationError(
+                f"Face model {model.name!r} is in {str(model.mean.dtype).removeprefix('torch.')}, but synthetic faces "
+                "are drawn in float32: convert it with .float() first."
+            )
         self.model = model
         self.image_size = image_size
         self.options = options
@@ -218,7 +251,12 @@ class FaceSynthesizer(nn.Module):
 
         Returns:
             The scenes, on the CPU.
+
+        Raises:
+            ConfigurationError: If there are no seeds.
         """
+        if len(seeds) == 0:
+            raise ConfigurationError("No seeds were given to draw synthetic faces from: give at least one.")
         subject = seeds if subject is None else subject
         who, moment, view = Draws(subject, 1), Draws(subject, 3), Draws(seeds, 2)
         # In double precision, rounded at the end: the last bit of a float32 function can depend on the batch.
@@ -271,8 +309,10 @@ class FaceSynthesizer(nn.Module):
         columns = [torch.zeros(view.uniform().shape[0], dtype=torch.float64)] * len(names)
 
         def put(name: str, amount: Tensor) -> None:
-            if name in names:
-                columns[names[name]] = columns[names[name]] + amount[:, 0]
+            # Other models have as a pair what the embedded model has once (browInnerUp, cheekPuff).
+            for known in (name,) if name in names else (name + "Left", name + "Right"):
+                if known in names:
+                    columns[names[known]] = columns[names[known]] + amount[:, 0]
 
         def put_pair(name: str, amount: Tensor) -> None:
             lopsided = view.normal(std=0.15)
@@ -592,7 +632,8 @@ class FaceSynthesizer(nn.Module):
         sideways = view.happens(0.5)
         scale = self.image_size / 136.0
         look["blur"] = (
-            torch.cat((soft + very + motion * sideways, soft + very + motion * (1.0 - sideways)), 1) * scale
+            torch.cat((soft + very + motion * sideways, soft + very + motion * (1.0 - sideways)), 1)
+            * (scale * options.blur)
         ).clamp_min(0.45)
         look["saturation"] = torch.exp(view.normal(std=0.25)) * (1.0 - view.happens(options.grey))
         look["cast"] = torch.exp(view.normal(std=0.05, count=3) * torch.where(view.happens(0.12) > 0.5, 4.0, 1.0))
@@ -601,12 +642,12 @@ class FaceSynthesizer(nn.Module):
         look["brightness"] = view.normal(std=0.05)
         look["gamma"] = torch.exp(view.normal(std=0.14))
         noisy = view.uniform() ** 3
-        look["noise_luma"] = noisy * view.uniform(0.0, 0.05) + 0.003
-        look["noise_chroma"] = noisy * view.uniform(0.0, 0.03) + 0.001
+        look["noise_luma"] = (noisy * view.uniform(0.0, 0.05) + 0.003) * options.noise
+        look["noise_chroma"] = (noisy * view.uniform(0.0, 0.03) + 0.001) * options.noise
         look["grain_offset"] = view.uniform(count=2)
         quality = view.uniform(25.0, 95.0)
         scale_factor = torch.where(quality < 50.0, 50.0 / quality, 2.0 - quality / 50.0)
-        look["jpeg"] = view.happens(0.4) * scale_factor
+        look["jpeg"] = view.happens(options.jpeg) * scale_factor
         if not options.degradation:
             plain_values = {"blur": 0.5, "saturation": 1.0, "cast": 1.0, "contrast": 1.0, "gamma": 1.0}
             for key in (
@@ -654,11 +695,14 @@ class FaceSynthesizer(nn.Module):
             embedding "bfm", ``visible`` bool ``[B, 68]``, ``pose`` ``[B, 6]``, ``coefficients`` ``[B, K]``,
             ``vertices`` ``[B, V, 3]`` (image frame), and the targets asked for. With perspective the pose is that of
             the plane through the middle of the face.
+
+        Raises:
+            ConfigurationError: If there is no such target, or the scene is empty.
         """
         if self.stretch_identity.device.type == "cpu":
             parts = list(self.render_each(scene, targets))
             return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
-        wanted = _known_targets(targets)
+        wanted = _checked(scene, targets)
         return self._draw(self._geometry(scene.to(self.stretch_identity.device), wanted), wanted)
 
     def render_each(self, scene: Scene, targets: Sequence[str] = ()) -> Iterator[dict[str, Tensor]]:
@@ -666,8 +710,11 @@ class FaceSynthesizer(nn.Module):
 
         Geometry is small tensors, so it is made for several faces at once, and always for as many, so that a face does
         not depend on its batch.
+
+        Raises:
+            ConfigurationError: If there is no such target, or the scene is empty.
         """
-        wanted = _known_targets(targets)
+        wanted = _checked(scene, targets)
         for start in range(0, len(scene), GEOMETRY_CHUNK):
             rows = torch.arange(start, start + GEOMETRY_CHUNK).clamp_max(len(scene) - 1)
             geometry = self._geometry(scene.take(rows), wanted)
@@ -810,12 +857,14 @@ class FaceSynthesizer(nn.Module):
         return factor.index_select(0, raster.image)[None]
 
 
-def _known_targets(targets: Sequence[str]) -> frozenset[str]:
+def _checked(scene: Scene, targets: Sequence[str]) -> frozenset[str]:
     unknown = sorted(set(targets) - EXTRA_TARGETS - PLAIN_TARGETS)
     if unknown:
         raise ConfigurationError(
             f"Synthetic faces have no target {', '.join(unknown)}: choose from {', '.join(sorted(EXTRA_TARGETS))}."
         )
+    if len(scene) == 0:
+        raise ConfigurationError("The scene is empty, so there is nothing to draw: give at least one picture.")
     return frozenset(targets)
 
 

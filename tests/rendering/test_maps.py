@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor
@@ -137,18 +139,40 @@ def test_depth_and_normals_of_a_sphere(sphere_model: MorphableModel) -> None:
     assert (normals - torch.stack((u, v, z)))[:, inside].abs().max() < 0.02
 
 
-def test_half_of_the_landmarks_are_seen_in_profile(embedded: MorphableModel, maps: FaceMaps) -> None:
+MIRRORED = [*range(16, -1, -1), *range(26, 16, -1), *range(27, 31), *range(35, 30, -1)]
+"""Landmarks 0-35 with left and right exchanged."""
+
+
+def turned(model: MorphableModel, pitch: float, yaw: float, roll: float = 0.0) -> Tensor:
+    """The mean face turned by degrees, ``[1, V, 3]`` in the image frame."""
+    angles = torch.tensor([pitch, yaw, roll]).deg2rad()
+    return weak_perspective(
+        model.mean[None], torch.cat((torch.tensor([0.33]), angles, torch.tensor([48.0, 50.0])))[None]
+    )
+
+
+def test_a_frontal_face_shows_its_whole_jaw_line(embedded: MorphableModel, maps: FaceMaps) -> None:
+    """Which is its silhouette: single normals there turn towards the viewer or away by chance."""
+    for pitch, roll in ((0.0, 0.0), (0.0, 40.0), (4.0, 0.0), (-2.0, 0.0)):
+        assert maps.visible_by_normal(turned(embedded, pitch, 0.0, roll)).all(), (pitch, roll)
+    # From behind nothing but that silhouette is.
+    assert not maps.visible_by_normal(turned(embedded, 0.0, 180.0))[:, 17:].any()
+
+
+@pytest.mark.parametrize("yaw", [20.0, 40.0, 60.0, 75.0])
+def test_turning_hides_the_far_side_and_not_the_near_one(embedded: MorphableModel, maps: FaceMaps, yaw: float) -> None:
     """Nose to the image left (+yaw): the subject's left side (landmarks 8-16, 22-26, 42-47) is seen."""
-    shapes = embedded.mean.expand(3, -1, -1)
-    pose = torch.tensor([[0.33, 0.0, yaw, 0.0, 48.0, 50.0] for yaw in (0.0, 1.3, -1.3)])
-    frontal, left, right = maps.visible_by_normal(weak_perspective(shapes, pose))
-    assert bool(frontal[17:].float().mean() > 0.8)
-    assert bool(left[9:17].all())
+    left, right = (maps.visible_by_normal(turned(embedded, 0.0, side * yaw))[0] for side in (1.0, -1.0))
+    assert bool(left[8:17].all())
     assert bool(left[22:27].all())
-    assert not bool(left[0:7].any())
-    assert not bool(left[17:19].any())
-    mirrored = [*range(16, -1, -1), *range(26, 16, -1), *range(27, 31)]
-    assert torch.equal(right[:31], left[mirrored])
+    assert bool(left[42:48].all())
+    assert torch.equal(right[:36], left[:36][MIRRORED])
+    if yaw >= 40.0:  # one run of hidden points from the far ear on
+        hidden = int((~left[:17]).sum())
+        assert hidden >= {40.0: 6, 60.0: 7, 75.0: 8}[yaw]
+        assert not bool(left[:hidden].any())
+    if yaw >= 60.0:
+        assert not bool(left[17:19].any())
 
 
 def test_visibility_by_depth(maps: FaceMaps) -> None:
@@ -162,3 +186,43 @@ def test_models_without_uv_or_regions_are_refused_by_name(sphere_model: Morphabl
     maps = FaceMaps(sphere_model, 32, 16)
     with pytest.raises(ConfigurationError, match="'sphere' has no UV map"):
         maps.position_map(sphere_model.mean[None])
+
+
+def test_a_model_without_landmarks_is_refused_by_name(embedded: MorphableModel) -> None:
+    model = MorphableModel(
+        name="bare", mean=embedded.mean, faces=embedded.faces, identity_basis=embedded.identity_basis[:1],
+        identity_std=[1.0], expression_basis=embedded.expression_basis[:1], expression_std=[1.0], uv=embedded.uv,
+        uv_faces=embedded.uv_faces, uv_face_ids=embedded.uv_face_ids, region_masks=embedded.region_masks,
+    )  # fmt: skip
+    maps = FaceMaps(model, 32, 16)
+    assert maps.position_map(model.mean[None]).shape == (1, 3, 16, 16)
+    for call in (maps.weight_mask, maps.landmark_uv, maps.landmark_texels):
+        with pytest.raises(ConfigurationError, match="'bare' has no landmarks 'bfm'"):
+            call()
+    with pytest.raises(ConfigurationError, match="'bare' has no landmarks 'bfm'"):
+        maps.visible_by_normal(model.mean[None])
+
+
+def test_double_precision_gives_the_numbers_of_single(embedded: MorphableModel, maps: FaceMaps) -> None:
+    shapes, _, vertices = some_faces(embedded, (-1.3, 0.2))
+    precise = FaceMaps(copy.deepcopy(embedded).double(), SIZE, position_map_size=128)
+
+    def everything(maps: FaceMaps, shapes: Tensor, vertices: Tensor) -> dict[str, Tensor]:
+        raster = maps.face_region(vertices)
+        pncc, offsets, mask = maps.pncc(raster, shapes)
+        normals = maps.view_normals(vertices)
+        return {
+            "pncc": pncc, "offsets": offsets, "mask": mask, "depth": maps.depth(raster, vertices),
+            "normals": maps.normal_map(raster, normals), "shading": maps.shading(raster, normals)[0],
+            "position": maps.position_map(vertices), "uv_mask": maps.uv_mask(), "landmark_uv": maps.landmark_uv(),
+            # Points in the plane of symmetry fall between the two middle texels.
+            "weights": torch.cat((maps.weight_mask()[..., :63], maps.weight_mask()[..., 65:]), dim=-1),
+        }  # fmt: skip
+
+    ours = everything(maps, shapes, vertices)
+    double = everything(precise, shapes.double(), vertices.double())
+    for key, value in double.items():
+        assert value.dtype == torch.float64, key
+        scale = ours[key].abs().max()
+        assert (value - ours[key]).abs().max() < 1e-4 * scale, key
+    assert torch.equal(precise.visible_by_normal(vertices.double()), maps.visible_by_normal(vertices))

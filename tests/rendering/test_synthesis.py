@@ -152,6 +152,21 @@ def test_each_option_removes_its_element(synthesizer: FaceSynthesizer) -> None:
     assert look(degradation=False)["jpeg"].sum() == 0
     assert look(glasses=0.0)["glasses"].sum() == 0
     assert look(grey=1.0)["saturation"].sum() == 0
+    # Parts of the degradation, one by one: the softness of the pixels themselves stays.
+    assert bool((full["blur"] > 0.0).all())
+    assert torch.equal(look(blur=0.0)["blur"], torch.full((6, 2), 0.45))
+    soft = full["blur"] > 0.45
+    assert torch.allclose(look(blur=3.0)["blur"][soft], 3.0 * full["blur"][soft], atol=1e-6)
+    for key in ("noise_luma", "noise_chroma"):
+        assert bool((full[key] > 0.0).all())
+        assert look(noise=0.0)[key].sum() == 0
+        assert torch.allclose(look(noise=2.0)[key], 2.0 * full[key], atol=1e-6)
+    assert bool((full["jpeg"] > 0.0).any())
+    assert look(jpeg=0.0)["jpeg"].sum() == 0
+    assert bool((look(jpeg=1.0)["jpeg"] > 0.0).all())
+    for part, drawn in (("blur", {"blur"}), ("noise", {"noise_luma", "noise_chroma"}), ("jpeg", {"jpeg"})):
+        without = look(**{part: 0.0})
+        assert {key for key in full if not torch.equal(full[key], without[key])} <= drawn, part
     for key in ("angles", "skin"):  # nothing else is drawn differently
         assert torch.equal(bald[key], full[key])
         assert torch.equal(plain[key], full[key])
@@ -182,13 +197,69 @@ def test_a_model_without_names_uv_and_regions_can_be_drawn(sphere_model: Morphab
     assert rendered["face_mask"].mean() > 0.1
 
 
-def test_wrong_options_are_one_sentence(synthesizer: FaceSynthesizer, embedded: MorphableModel) -> None:
-    with pytest.raises(ConfigurationError, match=r"glasses is 2\.0; it must be between 0 and 1"):
-        SynthesisOptions(glasses=2.0)
+@pytest.mark.parametrize(
+    ("option", "value", "wanted"),
+    [
+        ("glasses", 2.0, "a number between 0 and 1"),
+        ("jpeg", -0.1, "a number between 0 and 1"),
+        ("yaw_range", "abc", "a number between 0 and 180"),
+        ("yaw_range", 181.0, "a number between 0 and 180"),
+        ("face_fraction", 0.05, "a number between 0.1 and 1"),
+        ("pitch_std", -3.0, "a number of at least 0"),
+        ("yaw_std", float("nan"), "a number of at least 0"),
+        ("stretch", float("inf"), "a number of at least 0"),
+        ("blur", True, "a number of at least 0"),
+        ("noise", -1, "a number of at least 0"),
+        ("hair", "no", "true or false"),
+        ("degradation", 0, "true or false"),
+        ("background_folder", 3, "the path of a folder, or none"),
+    ],
+)
+def test_wrong_values_of_options_are_one_sentence(option: str, value: object, wanted: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        SynthesisOptions(**{option: value})
+    assert str(caught.value) == f"Synthesis option {option} is {value!r}; it must be {wanted}."
+
+
+def test_whole_numbers_are_numbers() -> None:
+    assert SynthesisOptions(yaw_range=0, pitch_std=0, face_fraction=1).yaw_range == 0
+
+
+def test_what_cannot_be_drawn_is_one_sentence(synthesizer: FaceSynthesizer, embedded: MorphableModel) -> None:
     with pytest.raises(ConfigurationError, match="no target warts"):
         synthesizer.render(synthesizer.sample([0]), ("warts",))
     with pytest.raises(ConfigurationError, match="too small"):
         FaceSynthesizer(embedded, 8)
+    with pytest.raises(ConfigurationError, match=r"'embedded' is in float64, .* float32"):
+        FaceSynthesizer(copy.deepcopy(embedded).double(), SIZE)
+    with pytest.raises(ConfigurationError, match="No seeds"):
+        synthesizer.sample([])
+    with pytest.raises(ConfigurationError, match="scene is empty"):
+        synthesizer.render(synthesizer.sample([0]).take(torch.zeros(0, dtype=torch.int64)))
+
+
+def test_paired_names_of_what_others_have_once_move_on_both_sides(embedded: MorphableModel) -> None:
+    """ICT-FaceKit's names: every action that the embedded model's faces show occurs, and the pairs move together."""
+    paired = ("browInnerUp", "cheekPuff")
+    names = [
+        name + side for name in embedded.expression_names for side in (("Left", "Right") if name in paired else ("",))
+    ]
+    rows = [embedded.expression_names.index(name.removesuffix("Left").removesuffix("Right"))
+            if name.startswith(paired) else embedded.expression_names.index(name) for name in names]  # fmt: skip
+    model = MorphableModel(
+        name="paired", mean=embedded.mean, faces=embedded.faces,
+        identity_basis=embedded.identity_basis[:4], identity_std=embedded.identity_std[:4],
+        expression_basis=embedded.expression_basis[rows], expression_std=embedded.expression_std[rows],
+        expression_kind="blendshapes", expression_names=names, landmark_embeddings=embedded.landmark_embeddings,
+    )  # fmt: skip
+    ours = FaceSynthesizer(embedded, 16).sample(range(400)).expression
+    theirs = FaceSynthesizer(model, 16).sample(range(400)).expression
+    shown = {name for name, column in zip(embedded.expression_names, ours.T) if column.max() > 0.0}
+    assert len(shown) > 45
+    assert set(paired) <= shown
+    # A column's numbers are those of the embedded model's action, so that nothing is drawn differently.
+    for name, row, column in zip(names, rows, theirs.T):
+        assert torch.equal(column, ours[:, row]), name
 
 
 def test_rotation_of_the_scene_is_that_of_the_pose(synthesizer: FaceSynthesizer) -> None:
