@@ -39,6 +39,8 @@ _TORSO_RINGS = (
     (-300.0, 214.0, 108.0, -4.0, 0.0, 1.0),
     (-520.0, 205.0, 108.0, -4.0, 0.0, 1.0),
 )
+_BARE_NECK_RING = (0.0, 48.0, 44.0, 0.0, 0.0, 0.0)
+"""The first ring under a face that has no neck of its own (nothing below -100 mm): the piece ends inside the face."""
 _TORSO_COLUMNS = 28
 _NECK_PIVOT = (0.0, -105.0, -5.0)
 _CURTAIN_ROWS, _CURTAIN_COLUMNS = 9, 25
@@ -49,6 +51,8 @@ _SHADOW_SIDE = 160
 _SHADOW_BIAS = 4.0
 _REFERENCE_EAR = (28.91, 23.69)
 _REFERENCE_EYE_DISTANCE = 88.85
+_REFERENCE_LIPS = (-34.12, 127.78)
+_LIPS = [50, 52, 56, 58]
 
 
 def _grid_faces(rows: int, columns: int, closed: bool, start: int) -> Tensor:
@@ -131,6 +135,9 @@ class SceneMesh(nn.Module):
             float(ears[2]) - self.scale * _REFERENCE_EAR[1],
         )
         head = (mean - torch.tensor(self.shift)) / self.scale
+        lips = (landmarks[_LIPS].mean(0) - torch.tensor(self.shift)) / self.scale
+        # To a tenth of a millimetre, so that it is nothing for the embedded model.
+        self.teeth_shift = [0.0, *(round(float(lips[i + 1]) - _REFERENCE_LIPS[i], 1) for i in range(2))]
         masks = {key: value.cpu() for key, value in model.region_masks.items()}
         none = torch.zeros(self.num_model, dtype=torch.bool)
         head_parts = self._head_parts(model.faces.cpu(), masks, none)
@@ -140,8 +147,9 @@ class SceneMesh(nn.Module):
         self._starts: dict[int, int] = {}
         count = self.num_model
         templates = [head]
+        rings = (*(_TORSO_RINGS[:1] if float(head[:, 1].min()) < -100.0 else (_BARE_NECK_RING,)), *_TORSO_RINGS[1:])
         for part, (points, triangles) in {
-            TORSO: self._torso_template(),
+            TORSO: self._torso_template(rings),
             HAIR: self._curtain_template(),
             FRAME: self._frame_template(),
             LENS: self._lens_template(),
@@ -159,6 +167,7 @@ class SceneMesh(nn.Module):
         self.register_buffer("parts", torch.cat(parts).to(torch.uint8), persistent=False)
         self.register_buffer("canonical", torch.cat(templates), persistent=False)
         self.normals = VertexNormals(torch.cat(outward), count)
+        self.register_buffer("torso_rings", torch.tensor(rings).repeat_interleave(_TORSO_COLUMNS, 0), persistent=False)
         self._add_hair_buffers(head, masks, none)
         self._add_anchors(model, masks)
         self.register_buffer("directions", _directions(_SHADOW_DIRECTIONS), persistent=False)
@@ -203,18 +212,16 @@ class SceneMesh(nn.Module):
         neck = torch.cat((basis.mean(1), (basis[..., 0] * side).mean(1, keepdim=True)), dim=1)
         self.register_buffer("neck_moves", neck, persistent=False)
         self.neck_width = float(model.mean[low][:, 0].abs().mean())
-        rings = torch.tensor(_TORSO_RINGS).repeat_interleave(_TORSO_COLUMNS, 0)
-        self.register_buffer("torso_rings", rings, persistent=False)
 
     @staticmethod
-    def _torso_template() -> tuple[Tensor, Tensor]:
+    def _torso_template(table: tuple[tuple[float, ...], ...]) -> tuple[Tensor, Tensor]:
         around = torch.arange(_TORSO_COLUMNS) * (2.0 * math.pi / _TORSO_COLUMNS)
         rings = []
-        for y, half_width, half_depth, centre, slant, _ in _TORSO_RINGS:
+        for y, half_width, half_depth, centre, slant, _ in table:
             x = half_width * around.sin().sign() * around.sin().abs() ** 0.85
             z = half_depth * around.cos().sign() * around.cos().abs() ** 0.85
             rings.append(torch.stack((x, y - slant * z, centre + z), dim=-1))
-        return torch.cat(rings), _grid_faces(len(_TORSO_RINGS), _TORSO_COLUMNS, True, 0)
+        return torch.cat(rings), _grid_faces(len(table), _TORSO_COLUMNS, True, 0)
 
     @staticmethod
     def _curtain_template() -> tuple[Tensor, Tensor]:
@@ -456,7 +463,8 @@ class SceneMesh(nn.Module):
         template = self.canonical[start : start + 4 * _TEETH_COLUMNS] * torch.cat(
             (wide, torch.ones_like(wide), torch.ones_like(wide)), dim=-1
         )
-        points = self.to_object(template) + shifted[:, [50, 52, 56, 58]].mean(1, keepdim=True)
+        points = self.to_object(template + template.new_tensor(self.teeth_shift))
+        points = points + shifted[:, _LIPS].mean(1, keepdim=True)
         jaw = torch.einsum("bk,kc->bc", expression, self.jaw_moves)
         upper, lower = torch.split(points, 2 * _TEETH_COLUMNS, dim=1)
         up = points.new_tensor([0.0, self.scale, 0.0])
