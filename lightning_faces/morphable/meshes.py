@@ -48,7 +48,7 @@ def read_mesh(path: Path, with_faces: bool = True) -> tuple[Floats, Ints]:
         raise DataError(f"{path} is not a mesh that can be read here: use .obj or .ply.")
     try:
         vertices, faces = readers[path.suffix.lower()](path, with_faces)
-    except (ValueError, IndexError, KeyError, UnicodeDecodeError) as error:
+    except (ValueError, IndexError, KeyError, OverflowError, OSError) as error:
         raise DataError(f"{path} is not a readable {path.suffix} file ({error}): export it again.") from error
     if len(vertices) == 0 or not np.isfinite(vertices).all():
         raise DataError(f"{path} has no vertices, or coordinates that are not finite: export it again.")
@@ -68,7 +68,7 @@ def _read_obj(path: Path, with_faces: bool) -> tuple[Floats, Ints]:
                 corners = [int(part.split("/")[0]) for part in line.split()[1:]]
                 corners = [c - 1 if c > 0 else len(points) + c for c in corners]
                 triangles += [(corners[0], corners[k], corners[k + 1]) for k in range(1, len(corners) - 1)]
-    return np.array(points, np.float64).reshape(-1, 3), np.array(triangles, np.int64).reshape(-1, 3)
+    return np.array(points, np.float64).reshape(len(points), 3), np.array(triangles, np.int64).reshape(-1, 3)
 
 
 def _read_ply(path: Path, with_faces: bool) -> tuple[Floats, Ints]:

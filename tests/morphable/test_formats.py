@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import re
+import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.io
+import scipy.sparse
 import torch
+from scipy.spatial.transform import Rotation
 
 from lightning_faces.errors import ConfigurationError, DataError
 from lightning_faces.geometry import apply_similarity, similarity_transform
 from lightning_faces.morphable import MorphableModel
 from lightning_faces.morphable.commands import main_build, main_import
-from lightning_faces.morphable.formats import build_from_meshes, import_model
+from lightning_faces.morphable.formats import arkit_name, build_from_meshes, import_model
 from lightning_faces.morphable.meshes import read_mesh
 from lightning_faces.morphable.surface import triangle_areas
 from tests.fakes import face_models as fakes
@@ -92,13 +97,45 @@ def test_300w_lp(tmp_path: Path, truth: fakes.Truth) -> None:
     assert torch.equal(model.region_masks["mouth"], torch.arange(len(truth.mean)) % 4 == 2)
 
 
+def test_colours_are_drawn_where_their_vertices_are(tmp_path: Path, truth: fakes.Truth) -> None:
+    """Red grows to the image right, green upwards; mode 0 is blue on the image right alone."""
+    fakes.write_300wlp(tmp_path, truth)
+    file = tmp_path / "Model_Shape.mat"
+    values = {key: value for key, value in scipy.io.loadmat(file).items() if not key.startswith("__")}
+    colours = np.stack([0.5 + truth.mean[:, 0] / 400, 0.5 + truth.mean[:, 1] / 400, np.full(len(truth.mean), 0.2)], 1)
+    blue = np.zeros_like(colours)
+    blue[:, 2] = truth.mean[:, 0] / 1000
+    values |= {
+        "mu_tex": 255 * colours.reshape(-1, 1),
+        "w_tex": blue.reshape(-1, 1),
+        "sigma_tex": np.full((1, 1), 510.0),
+    }
+    scipy.io.savemat(file, values)
+    model = import_model("300w-lp", tmp_path)
+    assert model.uv is not None
+    assert model.uv_faces is not None
+    assert model.uv_face_ids is not None
+    images = model.albedo(torch.tensor([[0.0], [1.0]]))
+    texel = (model.uv[model.uv_faces].mean(1) * images.shape[-1]).long()
+    place = model.mean[model.faces[model.uv_face_ids]].mean(1)
+    mean, changed = images[:, :, texel[:, 1], texel[:, 0]]
+    assert (mean[0] - (0.5 + place[:, 0] / 400)).abs().mean() < 0.005
+    assert (mean[1] - (0.5 + place[:, 1] / 400)).abs().mean() < 0.005
+    right = place[:, 0] > 5.0
+    assert (changed[2] - mean[2] - 2.0 * place[:, 0] / 1000)[right].abs().mean() < 0.005
+
+
 def test_face3d(tmp_path: Path, truth: fakes.Truth) -> None:
     check(import_model("face3d", fakes.write_face3d(tmp_path / "BFM.mat", truth)), truth)
 
 
 def test_bfm2017(tmp_path: Path, truth: fakes.Truth) -> None:
     pytest.importorskip("h5py", reason="h5py is not installed")
-    check(import_model("bfm2017", fakes.write_bfm2017(tmp_path / "model2017.h5", truth)), truth)
+    model = import_model("bfm2017", fakes.write_bfm2017(tmp_path / "model2017.h5", truth))
+    check(model, truth)
+    # The file holds a variance of 0.01 for a mode that is 1 everywhere.
+    change = model.albedo(torch.ones(1, 1)) - model.albedo(torch.zeros(1, 1))
+    np.testing.assert_allclose(change.numpy(), 0.1, atol=1e-5)
 
 
 def test_bfm2017_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,9 +152,94 @@ def test_sfm(tmp_path: Path, truth: fakes.Truth) -> None:
     assert model.expression_kind == "blendshapes"
 
 
+@pytest.mark.parametrize("upside_down", [False, True])
+def test_the_uv_map_of_a_file_is_turned_upright(tmp_path: Path, truth: fakes.Truth, upside_down: bool) -> None:
+    embedded = MorphableModel.load("embedded")
+    assert embedded.uv is not None
+    assert embedded.uv_faces is not None
+    assert embedded.uv_face_ids is not None
+    faces, uv_faces = embedded.faces[embedded.uv_face_ids].numpy(), embedded.uv_faces.numpy()
+    used, first = np.unique(faces, return_index=True)
+    uv = embedded.uv.double().numpy()[uv_faces.ravel()[first]]
+    part = fakes.Truth(
+        truth.mean[used], np.searchsorted(used, faces), truth.identity[:, used], truth.expression[:, used], used[:0]
+    )
+    fakes.write_sfm(tmp_path, part)
+    stored = uv.copy()
+    if upside_down:
+        stored[:, 1] = uv[:, 1].min() + uv[:, 1].max() - uv[:, 1]
+    file = tmp_path / "sfm_shape_3448.bin"
+    file.write_bytes(file.read_bytes()[:-8] + struct.pack("<Q", len(uv)) + stored.astype("<f8").tobytes())
+    lines: list[str] = []
+    model = import_model("sfm", tmp_path, report=lines.append)
+    assert "UV map taken from the file." in lines
+    assert model.uv is not None
+    np.testing.assert_allclose(model.uv.numpy(), uv, atol=1e-6)
+
+
+def cereal(values: np.ndarray) -> bytes:
+    return struct.pack("<ii", *values.shape) + values.T.astype("<f4").tobytes()
+
+
+@pytest.mark.parametrize(
+    ("mean", "basis", "eigenvalues", "uv", "message"),
+    [
+        (np.ones((7, 1)), np.ones((6, 2)), np.ones((2, 1)), 0, "mean holds 7 numbers"),
+        (np.ones((0, 1)), np.ones((6, 2)), np.ones((2, 1)), 0, "mean holds 0 numbers"),
+        (np.ones((6, 1)), np.ones((9, 2)), np.ones((2, 1)), 0, "modes are (9, 2) numbers, for 2 vertices (6, K)"),
+        (np.ones((6, 1)), np.ones((6, 2)), np.ones((3, 1)), 0, "holds 3 numbers for 2 modes"),
+        (np.ones((6, 1)), np.ones((6, 2)), -np.ones((2, 1)), 0, "the variances holds -1, which no spread can be"),
+        (np.ones((6, 1)), np.ones((6, 2)), np.ones((2, 1)), 5, "goes on for 80 bytes after the model"),
+    ],
+)
+def test_sfm_with_shapes_that_do_not_fit_is_named(
+    tmp_path: Path, mean: np.ndarray, basis: np.ndarray, eigenvalues: np.ndarray, uv: int, message: str
+) -> None:
+    empty = cereal(np.zeros((0, 0))) * 3 + struct.pack("<QQ", 0, 0)
+    content = struct.pack("<I", 1) + cereal(mean) + cereal(basis) + cereal(eigenvalues)
+    content += struct.pack("<Qiii", 1, 0, 1, 0) + empty + bytes(16 * uv)
+    (tmp_path / "sfm_shape_3448.bin").write_bytes(content)
+    with pytest.raises(DataError, match=rf"sfm_shape_3448\.bin.*{re.escape(message)}"):
+        import_model("sfm", tmp_path)
+
+
+def test_sfm_expressions_that_do_not_fit_are_named(tmp_path: Path, truth: fakes.Truth) -> None:
+    fakes.write_sfm(tmp_path, truth)
+    file = tmp_path / "expression_blendshapes_3448.bin"
+    content = file.read_bytes()
+    for damaged, message in (
+        (
+            struct.pack("<QQ", 1, 3) + b"joy" + cereal(np.zeros((9, 1))),
+            "'joy' holds 9 numbers, for 4280 vertices 12840",
+        ),
+        (struct.pack("<Q", 0), "no expressions"),
+        (content[:-4], "ends too early"),
+        (content + b"1234", "goes on for 4 bytes"),
+        (struct.pack("<QQ", 1, 3) + b"joy" + struct.pack("<ii", -1, -12840), "a matrix of -1 x -12840"),
+    ):
+        file.write_bytes(damaged)
+        with pytest.raises(DataError, match=rf"expression_blendshapes_3448\.bin.*{re.escape(message)}"):
+            import_model("sfm", tmp_path)
+
+
+def test_random_bytes_are_never_a_model(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    for k in range(60):
+        content = generator.integers(0, 256, int(generator.integers(0, 3000)), dtype=np.uint8).tobytes()
+        for format, name, start in (
+            ("sfm", "m.bin", struct.pack("<I", 1) if k % 2 else b""),
+            ("flame", "m.pkl", b"\x80\x02" if k % 2 else b""),
+            ("flame", "m.npz", b"PK\x03\x04" if k % 2 else b""),
+            ("bfm2009", "m.mat", b"MATLAB 5.0 MAT-file".ljust(124) + b"\x00\x01IM" if k % 2 else b""),
+        ):
+            (tmp_path / name).write_bytes(start + content)
+            with pytest.raises(DataError, match=re.escape(name)):
+                import_model(format, tmp_path / name)
+
+
 def test_ict_facekit(tmp_path: Path, truth: fakes.Truth) -> None:
     model = import_model("ict-facekit", fakes.write_ict(tmp_path, truth))
-    assert model.expression_names == ("browDown_L", "jawOpen"), "those that are listed and there"
+    assert model.expression_names == ("browDownLeft", "jawOpen"), "those that are listed and there"
     check(model, truth, moved=True, expression_order=(1, 0))
 
 
@@ -128,6 +250,50 @@ def test_flame(tmp_path: Path, truth: fakes.Truth) -> None:
     values = {"v_template": truth.mean / 1e3, "f": truth.faces, "shapedirs": np.zeros((len(truth.mean), 3, 301))}
     np.savez(tmp_path / "flame.npz", **values)
     assert import_model("flame", tmp_path / "flame.npz").num_expression == 1
+
+
+def write_npz(path: Path, truth: fakes.Truth, **changes: np.ndarray) -> Path:
+    modes = np.concatenate([truth.identity, truth.expression]).transpose(1, 2, 0) / 1e3
+    values = {"v_template": truth.mean / 1e3, "f": truth.faces.astype(np.uint32), "shapedirs": modes, **changes}
+    np.savez(path, **values)  # type: ignore[arg-type]
+    return path
+
+
+def test_flame_with_few_directions_has_no_expressions(tmp_path: Path, truth: fakes.Truth) -> None:
+    model = import_model("flame", write_npz(tmp_path / "flame.npz", truth))
+    assert (model.num_identity, model.num_expression) == (5, 0)
+    both = np.concatenate([truth.identity, truth.expression])
+    moves = (model.identity_basis * model.identity_std[:, None, None]).norm(dim=-1)
+    np.testing.assert_allclose(moves.numpy(), np.linalg.norm(both, axis=-1), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"shapedirs": np.zeros((4280, 3, 0))}, "no identity modes"),
+        ({"shapedirs": np.zeros((4280, 3))}, "shapedirs of shape (4280, 3) for (4280, 3)"),
+        ({"shapedirs": np.zeros((9, 3, 2))}, "shapedirs of shape (9, 3, 2) for (4280, 3)"),
+        ({"v_template": np.zeros((0, 3)), "shapedirs": np.zeros((0, 3, 2))}, "v_template of shape (0, 3)"),
+        ({"v_template": np.zeros((4, 2)), "shapedirs": np.zeros((4, 2, 2))}, "v_template of shape (4, 2)"),
+        ({"f": np.zeros((5, 4))}, "f of shape (5, 4)"),
+        ({"f": np.full((5, 3), np.nan)}, "f holds values that are no indices"),
+        ({"f": np.full((5, 3), 1 << 40)}, "vertex 1099511627776"),
+        ({"shapedirs": np.full((4280, 3, 2), np.nan)}, "not finite"),
+        ({"v_template": np.array(["a"])}, "no array 'v_template'"),
+    ],
+)
+def test_flame_with_values_that_do_not_fit_is_named(
+    tmp_path: Path, truth: fakes.Truth, changes: dict[str, np.ndarray], message: str
+) -> None:
+    path = write_npz(tmp_path / "flame.npz", truth, **changes)
+    with pytest.raises(DataError, match=rf"flame\.npz.*{re.escape(message)}"):
+        import_model("flame", path)
+
+
+def test_a_model_in_another_unit_is_named_with_the_unit_of_its_format(tmp_path: Path, truth: fakes.Truth) -> None:
+    path = write_npz(tmp_path / "flame.npz", truth, v_template=truth.mean)
+    with pytest.raises(DataError, match=r"flame\.npz is 2\d{5} mm across.* in metres"):
+        import_model("flame", path)
 
 
 class Malicious:
@@ -159,6 +325,10 @@ def test_derived_uv_is_injective(tmp_path: Path, truth: fakes.Truth) -> None:
         ("sfm", "sfm_shape_3448.bin", b"\x07\x00\x00\x00", "version 7"),
         ("flame", "generic_model.pkl", b"\x80\x02]q\x00.", "no array 'v_template'"),
         ("flame", "generic_model.pkl", b"", "numpy.savez"),
+        ("flame", "generic_model.pkl", pickle.dumps([1.0] * 999)[:-99], "numpy.savez"),
+        ("flame", "generic_model.pkl", b"\x80\x02" + b"]" * 10 + b"R.", "numpy.savez"),
+        ("flame", "generic_model.pkl", b"cnumpy\nabsent\n.", "numpy.absent, which is not data"),
+        ("flame", "generic_model.npz", b"PK\x03\x04", "numpy.savez"),
         ("ict-facekit", "generic_neutral_mesh.obj", b"v 1 2 x\n", "not a readable .obj"),
         ("ict-facekit", "other.txt", b"", "generic_neutral_mesh.obj"),
     ],
@@ -167,6 +337,43 @@ def test_broken_files_are_named(tmp_path: Path, format: str, name: str, content:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=re.escape(message)):
         import_model(format, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"shapeMU": np.ones((7, 1))}, "shapeMU holds 7 numbers, which is no list of points"),
+        ({"shapeMU": np.full((6, 1), "a")}, "shapeMU is not an array of numbers"),
+        ({"shapeMU": scipy.sparse.eye(6)}, "shapeMU is not an array of numbers"),
+        ({"shapePC": np.ones((6, 2, 2))}, "shapePC are (6, 2, 2) numbers, for 2 vertices (6, K)"),
+        ({"shapePC": np.ones((9, 2))}, "shapePC are (9, 2) numbers, for 2 vertices (6, K)"),
+        ({"shapeEV": np.ones((3, 1))}, "holds 3 numbers for 2 modes"),
+        ({"texMU": np.ones((9, 1))}, "texMU holds 9 numbers, for 2 vertices 6"),
+        ({"texPC": np.ones((3, 1))}, "texPC are (3, 1) numbers"),
+        ({"texEV": np.ones((9, 1))}, "texEV holds 9 numbers for 1 modes"),
+        ({"tl": np.ones((2, 2))}, "tl holds 4 numbers, which are no triangles"),
+        ({"tl": np.full((1, 3), np.nan)}, "tl holds values that are no indices"),
+        ({"tl": np.full((1, 3), 9)}, "vertex 8"),
+    ],
+)
+def test_a_matlab_file_with_values_that_do_not_fit_is_named(
+    tmp_path: Path, changes: dict[str, np.ndarray], message: str
+) -> None:
+    values = {
+        **{"shapeMU": 4e4 * np.arange(6.0), "shapePC": np.ones((6, 2)), "shapeEV": np.ones((2, 1))},
+        **{"texMU": np.ones((6, 1)), "texPC": np.ones((6, 1)), "texEV": np.ones((1, 1)), "tl": np.ones((1, 3))},
+    }
+    scipy.io.savemat(tmp_path / "01_MorphableModel.mat", {**values, **changes})
+    with pytest.raises(DataError, match=rf"01_MorphableModel\.mat.*{re.escape(message)}"):
+        import_model("bfm2009", tmp_path / "01_MorphableModel.mat")
+
+
+def test_ict_facekit_with_a_broken_list_is_named(tmp_path: Path) -> None:
+    fakes.write_obj(tmp_path / "generic_neutral_mesh.obj", np.eye(4, 3), np.array([[0, 1, 2]]))
+    for content in ("{", "[]", '{"expressions": 3}'):
+        (tmp_path / "vertex_indices.json").write_text(content)
+        with pytest.raises(DataError, match=r"vertex_indices\.json has no list of expressions"):
+            import_model("ict-facekit", tmp_path)
 
 
 def test_wrong_requests_are_named(tmp_path: Path, truth: fakes.Truth) -> None:
@@ -178,6 +385,8 @@ def test_wrong_requests_are_named(tmp_path: Path, truth: fakes.Truth) -> None:
     (tmp_path / "Exp_Pca.bin").write_bytes(b"\x01\x00\x00\x00" * 9)
     with pytest.raises(DataError, match=r"Exp_Pca\.bin"):
         import_model("bfm2009", tmp_path, tmp_path / "Exp_Pca.bin")
+    with pytest.raises(ConfigurationError, match="face3d keeps its expressions in the same file"):
+        import_model("face3d", tmp_path, tmp_path / "Exp_Pca.bin")
 
 
 @pytest.mark.parametrize("kind", ["obj", "ascii ply", "binary ply"])
@@ -195,6 +404,37 @@ def test_meshes(tmp_path: Path, kind: str) -> None:
     np.testing.assert_array_equal(read_mesh(quad)[1], [[0, 1, 2], [0, 2, 3], [0, 1, 2]])
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("m.obj", "v 0 0\nv 0 1\nv 1 0\n"),
+        ("m.obj", "v 0 0 0\nf 1 1 99999999999999999999\n"),
+        ("m.obj", "v 0 0 inf\n"),
+        ("m.ply", "ply\nformat ascii 1.0\nelement vertex 1\nproperty float x\nend_header\n1\n"),
+        (
+            "m.ply",
+            "ply\nformat ascii 1.0\nelement face 1\nproperty list uchar int vertex_indices\nend_header\n3 inf 1 2\n",
+        ),
+        ("m.ply", "ply\nformat binary_little_endian 1.0\nelement vertex 9\nproperty float x\nend_header\n1\n"),
+        ("m.ply", "ply\nformat ascii 1.0\nelement vertex -1\nproperty float x\nend_header\n1\n"),
+        ("m.ply", "ply\nproperty float x\nend_header\n"),
+        ("m.ply", ""),
+        ("m.obj", None),
+    ],
+)
+def test_broken_meshes_are_named(tmp_path: Path, name: str, content: str | None) -> None:
+    path = tmp_path / name
+    path.mkdir() if content is None else path.write_text(content)
+    with pytest.raises(DataError, match=re.escape(name)):
+        read_mesh(path)
+
+
+def rotation_onto(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """The rotation with which ``source @ rotation`` is nearest to ``target``, apart from its place."""
+    turn: np.ndarray = Rotation.align_vectors(target - target.mean(0), source - source.mean(0))[0].as_matrix().T
+    return turn
+
+
 def test_model_from_meshes_reproduces_them(tmp_path: Path, truth: fakes.Truth) -> None:
     generator = np.random.default_rng(3)
     coefficients = generator.normal(size=(6, 3))
@@ -208,8 +448,10 @@ def test_model_from_meshes_reproduces_them(tmp_path: Path, truth: fakes.Truth) -
         placed = (shape if k == 0 else shape @ rotation.T + 20.0) / 10
         write = fakes.write_obj if k % 2 else lambda p, v, f: fakes.write_ply(p.with_suffix(".ply"), v, f, True)
         write(folder / f"p{k}.obj", placed, truth.faces)
-    fakes.write_obj(folder / "expressions" / "p0__open.obj", (shapes[0] + truth.expression[0]) / 10, truth.faces)
-    model = build_from_meshes(folder, modes=3, unit="cm")
+        if k in (0, 3):
+            moved = truth.expression[0] @ (np.eye(3) if k == 0 else rotation.T)
+            fakes.write_obj(folder / "expressions" / f"p{k}__open.obj", placed + moved / 10, truth.faces)
+    model = build_from_meshes(folder, modes=3, expression_modes=1, unit="cm")
     assert model.name == "people"
     assert (model.num_identity, model.num_expression) == (3, 1)
     np.testing.assert_allclose(model.identity_basis.flatten(1).norm(dim=1).numpy(), 1.0, atol=1e-4)
@@ -223,9 +465,32 @@ def test_model_from_meshes_reproduces_them(tmp_path: Path, truth: fakes.Truth) -
             fitted = model.mean + (weights @ basis).reshape(-1, 3)
             target = apply_similarity(target, *similarity_transform(target, fitted, with_scale=False))
         assert (fitted - target).norm(dim=-1).max() < 1.0
+    # Both subjects made the same move, one of them turned by 30 degrees: one mode, in the mean face's frame.
     move = (model.expression_basis[0] * model.expression_std[0]).numpy()
-    lengths = np.linalg.norm(truth.expression[0], axis=1)
-    np.testing.assert_allclose(np.linalg.norm(move, axis=1), lengths, atol=0.05 * lengths.max())
+    top = np.linalg.norm(truth.expression[0], axis=1).max()
+    turn = rotation_onto(truth.mean, model.mean.double().numpy())
+    expected = truth.expression[0] @ turn
+    assert np.abs(move * np.sign((move * expected).sum()) - expected).max() < 0.05 * top
+
+
+def test_rounding_is_no_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of the meshes of a folder are copies: two modes are all that there is, and one of expressions."""
+    monkeypatch.setattr("lightning_faces.morphable.formats.complete", lambda parts, report: parts)
+    generator = np.random.default_rng(0)
+    faces = np.array([[0, 1, 2], [3, 4, 5]])
+    shapes = generator.normal(size=(3, 6, 3)) * 50.0
+    (tmp_path / "expressions").mkdir()
+    for k in range(5):
+        fakes.write_obj(tmp_path / f"p{k}.obj", shapes[k % 3], faces)
+        moved = shapes[k % 3] + (k + 1.0) * np.array([[0, 3.0, 0]] + 5 * [[0, 0, 0]])
+        fakes.write_obj(tmp_path / "expressions" / f"p{k}__up.obj", moved, faces)
+    lines: list[str] = []
+    parts = build_from_meshes(tmp_path, report=lines.append)
+    assert lines == ["5 meshes: 2 identity modes hold 100.0% of the variance."]
+    assert parts.identity_basis.shape == (2, 6, 3)
+    assert len(parts.identity_std) == 2
+    # One vertex moved, in three frames of the aligned subjects.
+    assert len(parts.expression_std) == len(parts.expression_basis) == 3
 
 
 def test_meshes_that_do_not_belong_together_are_named(tmp_path: Path) -> None:
@@ -236,6 +501,25 @@ def test_meshes_that_do_not_belong_together_are_named(tmp_path: Path) -> None:
         build_from_meshes(tmp_path)
     fakes.write_obj(tmp_path / "2.obj", np.eye(5, 3), faces)
     with pytest.raises(DataError, match=r"2\.obj has 5 vertices"):
+        build_from_meshes(tmp_path)
+    fakes.write_obj(tmp_path / "2.obj", points, np.array([[0, 2, 1]]))
+    with pytest.raises(DataError, match=r"triangles of .*2\.obj .* of .*0\.obj: the meshes must be registered"):
+        build_from_meshes(tmp_path)
+    fakes.write_obj(tmp_path / "2.obj", points, faces)
+    with pytest.raises(DataError, match=r"3 meshes .* have all the same shape"):
+        build_from_meshes(tmp_path)
+    # So are copies that are only placed elsewhere.
+    fakes.write_obj(tmp_path / "2.obj", points[:, [1, 2, 0]] + 9.0, faces)
+    with pytest.raises(DataError, match=r"3 meshes .* have all the same shape"):
+        build_from_meshes(tmp_path)
+    fakes.write_obj(tmp_path / "2.obj", 1.1 * points, faces)
+    (tmp_path / "expressions").mkdir()
+    expression = tmp_path / "expressions" / "1__open.obj"
+    fakes.write_obj(expression, 2.0 * points, np.array([[0, 2, 1]]))
+    with pytest.raises(DataError, match=r"triangles of .*1__open\.obj"):
+        build_from_meshes(tmp_path)
+    fakes.write_obj(expression, points, faces)
+    with pytest.raises(DataError, match=r"1 expressions .* are neutral"):
         build_from_meshes(tmp_path)
     with pytest.raises(ConfigurationError, match="'inch'"):
         build_from_meshes(tmp_path, unit="inch")
@@ -281,6 +565,13 @@ def test_real_sfm_agrees_with_its_landmark_map() -> None:
     assert points[8, 1] < points[27, 1]
     assert points[30, 2] > points[[0, 16], 2].max()
     np.testing.assert_allclose(model.identity_basis.flatten(1).norm(dim=1).numpy(), 1.0, atol=1e-3)
+    # The file's own UV map, u right and v down; the chin is below the brows.
+    assert model.uv is not None
+    assert model.uv_faces is not None
+    assert len(model.uv_faces) == 6736
+    brow, chin, right, left = model.uv[[2086, 33, 177, 607]].tolist()
+    assert brow[1] + 0.3 < chin[1]
+    assert right[0] + 0.1 < left[0]
 
 
 @needs_data
@@ -299,6 +590,17 @@ def test_real_ict_facekit_agrees_with_its_readme() -> None:
     opened[0, model.expression_names.index("jawOpen")] = 1.0
     chin = model.landmarks(model.vertices(torch.zeros(1, model.num_identity), opened), "ibug")[0, 8] - points[8]
     assert chin[1] < -10.0
+    # Left is the subject's, at the image right.
+    for name, side in (("eyeBlinkLeft", 1.0), ("eyeBlinkRight", -1.0), ("mouthSmileLeft", 1.0)):
+        move = model.expression_basis[model.expression_names.index(name)].norm(dim=-1)
+        assert float((move * model.mean[:, 0]).sum() / move.sum()) * side > 10.0, name
     embedded = MorphableModel.load("embedded")
+    whole = json.loads((Path(str(DATA)) / "ict_facekit/FaceXModel/vertex_indices.json").read_text())["expressions"]
+    names = {arkit_name(name) for name in whole}
+    assert len(names) == len(whole) == 53
+    assert set(embedded.expression_names) - names == {"browInnerUp", "cheekPuff"}, "which ICT-FaceKit has per side"
+    assert names - set(embedded.expression_names) == {
+        "browInnerUpLeft", "browInnerUpRight", "cheekPuffLeft", "cheekPuffRight"
+    }  # fmt: skip
     gap = points[17:] - embedded.landmarks(embedded.mean[None], "ibug")[0, 17:]
     assert gap.norm(dim=-1).mean() < 5.0
