@@ -93,7 +93,9 @@ def prnet() -> FaceMethod:
     return model
 
 
-METHODS: dict[str, Callable[[], FaceMethod]] = {"MeanLandmarks": MeanLandmarks, "Zhao2016": zhao, "PRNet": prnet}
+METHODS: dict[str, Callable[[], FaceMethod]] = {
+    "MeanLandmarks": MeanLandmarks, "Zhao2016": zhao, "rendered where it trains": zhao, "PRNet": prnet,
+}  # fmt: skip
 
 
 def faces(method: str, cache: Path, batch_size: int) -> FaceDataModule:
@@ -102,6 +104,8 @@ def faces(method: str, cache: Path, batch_size: int) -> FaceDataModule:
     if method == "PRNet":
         # Rendered once: what is rendered in one batch may differ in the last bit from the same in another.
         return SyntheticFaces(image_size=32, position_map_size=32, cache_dir=str(cache), **sizes)
+    if method == "rendered where it trains":
+        return SyntheticFaces(image_size=32, render_on_device=True, **sizes)
     return NoiseFaces(**sizes)
 
 
@@ -122,7 +126,9 @@ def run(method: str, folder: Path, devices: int, batch_size: int) -> dict[str, f
     return {**metrics, **tested}
 
 
-@pytest.mark.parametrize("method", ["Zhao2016", pytest.param("PRNet", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "method", ["Zhao2016", "rendered where it trains", pytest.param("PRNet", marks=pytest.mark.slow)]
+)
 def test_two_processes_equal_one(method: str, tmp_path: Path) -> None:
     one = run(method, tmp_path / "one", 1, 8)
     two = run(method, tmp_path / "two", 2, 4)
