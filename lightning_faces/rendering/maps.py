@@ -18,8 +18,8 @@ WEIGHTS = {"landmarks": 16.0, "features": 4.0, "face": 3.0, "neck": 0.0}
 """Weights of the position map's regions (Feng et al. 2018, section 3.2): 68 points, eyes-nose-mouth, face, neck."""
 
 NORMAL_RADIUS = 15.0
-"""Millimetres around a landmark over which the surface normal is averaged; the embedded model's triangles are up to 16 mm
-long at the jaw line."""
+"""Millimetres around a landmark over which the surface normal is averaged; triangles of the embedded model are up to 16
+mm long at the jaw line."""
 HIDDEN_ANGLE = 100.0
 """Degrees between that normal and the viewer from which on a landmark is hidden. The jaw line of a frontal face is its
 silhouette: its normals turn away by 69 to 97 degrees on the mean face, so that a limit of 90 would cut it in pieces."""

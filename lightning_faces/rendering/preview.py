@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import io
-from dataclasses import fields
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,43 +24,119 @@ from lightning_faces.rendering.synthesis import FaceSynthesizer, SynthesisOption
 
 ZOOM = 2
 SEEN, HIDDEN = (0, 255, 0), (255, 60, 60)
+CONFIG_SECTIONS = frozenset({"trainer", "model", "seed_everything", "experiment", "name", "ckpt_path"})
+"""Keys of configurations that say nothing of faces."""
 MAPS = ("pncc", "offsets", "face_mask", "normals", "position_map", "shading", "geometry_mask")
 
 
-def read_options(path: str | None) -> SynthesisOptions:
-    """Synthesis options from a YAML file: a mapping of option names, alone or as ``data.init_args.synthesis``.
+@dataclass(frozen=True)
+class PreviewOptions:
+    """What decides how the faces of a configuration look; names and defaults are those of ``SyntheticFaces``.
+
+    Attributes:
+        synthesis: Looks and poses.
+        face_model: Name or path of a face model.
+        image_size: Side of the crops that training sees, pixels.
+        canvas: Side of the rendered pictures, which crops are cut from, over ``image_size``.
+    """
+
+    synthesis: SynthesisOptions = field(default_factory=SynthesisOptions)
+    face_model: str = "embedded"
+    image_size: int = 96
+    canvas: float = 1.5
+
+    @property
+    def size(self) -> int:
+        """Side of the rendered pictures in pixels."""
+        return round(self.canvas * self.image_size)
+
+
+def read_config(paths: Sequence[str]) -> PreviewOptions:
+    """What configurations, the later over the earlier, say of synthetic faces; other sections are not looked at.
+
+    Args:
+        paths: YAML files as ``fit`` takes them, whose ``data`` is SyntheticFaces; or mappings of synthesis options.
 
     Raises:
-        ConfigurationError: If the file cannot be read or names an option that does not exist.
+        ConfigurationError: If a file cannot be read, or no file has such data, or a value cannot be used.
     """
-    if path is None:
-        return SynthesisOptions()
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigurationError(f"Cannot read the configuration {path}: {' '.join(str(error).split())}.") from error
-    for key in ("data", "init_args", "synthesis"):
-        if isinstance(values, dict) and key in values:
-            values = values[key] or {}
-    if isinstance(values, dict) and "class_path" in values:
-        values = values.get("init_args", {})
-    if values is None:
-        values = {}
-    known = [field.name for field in fields(SynthesisOptions)]
-    unknown = sorted(set(values) - set(known)) if isinstance(values, dict) else [str(values)]
+    data: dict[str, Any] = {}
+    found = ""
+    for path in paths:
+        part = _read_data(path)
+        if part is not None:
+            found = path
+            synthesis = {**data.get("synthesis", {}), **_init_args(part.get("synthesis"), path)}
+            data = {**data, **part, "synthesis": synthesis}
+    if not found:
+        raise ConfigurationError(
+            f"{' and '.join(paths)} names no data: add a configuration whose data is SyntheticFaces, such as "
+            "configs/data/synthetic_64.yaml."
+        )
+    synthesis, face_model = data["synthesis"], data.get("face_model", PreviewOptions.face_model)
+    types = {option.name: option.type for option in fields(SynthesisOptions)}
+    unknown = sorted(str(key) for key in set(synthesis) - set(types))
     if unknown:
         raise ConfigurationError(
-            f"{path} sets {', '.join(map(str, unknown))}, which synthetic faces do not have: choose from "
-            f"{', '.join(known)}."
+            f"{found} sets {', '.join(unknown)}, which synthetic faces do not have: choose from {', '.join(types)}."
         )
-    return SynthesisOptions(**values)
+    sizes = {name: data.get(name, getattr(PreviewOptions, name)) for name in ("image_size", "canvas")}
+    for name, value in sizes.items():
+        kinds, wanted = (int, "a whole number") if name == "image_size" else ((int, float), "a number")
+        if isinstance(value, bool) or not isinstance(value, kinds) or not 1 <= value < math.inf:
+            raise ConfigurationError(f"{found} sets {name} to {value!r}; it must be {wanted} of at least 1.")
+    if not isinstance(face_model, str):
+        raise ConfigurationError(f"{found} sets face_model to {face_model!r}; it must be a name or a path.")
+    options = SynthesisOptions(
+        **{key: _number(value) if types[key] == "float" else value for key, value in synthesis.items()}
+    )
+    return PreviewOptions(options, face_model, **sizes)
+
+
+def _read_data(path: str) -> dict[str, Any] | None:
+    """``data.init_args`` of a file; None where it has no ``data`` but other sections of a configuration."""
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigurationError(f"Cannot read the configuration {path}: {' '.join(str(error).split())}.") from error
+    if not isinstance(values, dict):
+        raise ConfigurationError(f"{path} holds {values!r}; a configuration is a mapping of names to values.")
+    if "data" not in values:
+        return None if values.keys() & CONFIG_SECTIONS else {"synthesis": values}
+    data = values["data"]
+    name = data if isinstance(data, str) else data.get("class_path") if isinstance(data, dict) else None
+    if name is not None and str(name).rsplit(".", 1)[-1] != "SyntheticFaces":
+        raise ConfigurationError(
+            f"The data of {path} is {name}, but preview draws SyntheticFaces: give a configuration of these."
+        )
+    return {} if isinstance(data, str) else _init_args(data, path)
+
+
+def _init_args(values: object, path: str) -> dict[str, Any]:
+    """Arguments written as a mapping, or as one with ``class_path`` and ``init_args``."""
+    if isinstance(values, dict) and values.keys() & {"class_path", "init_args"}:
+        values = values.get("init_args")
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigurationError(f"{path} has {values!r} in the place of options: write them as a mapping.")
+    return values
+
+
+def _number(value: Any) -> Any:
+    """A number that YAML 1.1 takes for text, such as 1e-3, as the command line reads it."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def draw_points(image: NDArray[np.uint8], points: Tensor, seen: Tensor, zoom: int) -> None:
     """Mark landmarks ``[L, >=2]`` (pixels of the image before zooming) in place, hidden ones in red."""
-    centres = ((points[:, :2] + 0.5) * zoom - 0.5).round().long().tolist()
+    # A mark is 2 by 2 pixels; the first of them lies half a pixel before the point.
+    corners = ((points[:, :2] + 0.5) * zoom - 1.0).round().long().tolist()
     height, width = image.shape[:2]
-    for (x, y), visible in zip(centres, seen.tolist()):
+    for (x, y), visible in zip(corners, seen.tolist()):
         if 0 <= x < width - 1 and 0 <= y < height - 1:
             image[y : y + 2, x : x + 2] = SEEN if visible else HIDDEN
 
@@ -122,7 +200,7 @@ def preview(
             tiles.append(tile)
             if maps:
                 tiles += _map_tiles(rendered, 0, ZOOM * size, size)
-    return contact_sheet(tiles, 2 + len(MAPS) if maps else 8)
+    return contact_sheet(tiles, 2 + len(MAPS) if maps else min(8, len(tiles)))
 
 
 def main_preview(args: list[str]) -> int:
@@ -130,19 +208,35 @@ def main_preview(args: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="lightning-faces preview", description="Draw synthetic faces, plain and with landmarks (hidden ones red)."
     )
-    parser.add_argument("--config", help="YAML of synthesis options, or of an experiment with data.init_args.synthesis")
+    parser.add_argument(
+        "--config",
+        action="append",
+        help="YAML as fit takes it, whose data is SyntheticFaces, or of synthesis options; again for one on top of it",
+    )
     parser.add_argument("--count", type=int, default=16, help="number of faces")
-    parser.add_argument("--size", type=int, default=136, help="side of a picture in pixels")
+    parser.add_argument(
+        "--size", type=int, help="side of a picture in pixels, instead of the configuration's; else 136"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the first face")
-    parser.add_argument("--face-model", default="embedded", help="name or path of a face model")
+    parser.add_argument(
+        "--face-model", help="name or path of a face model, instead of the configuration's; else embedded"
+    )
     parser.add_argument("--maps", action="store_true", help="show the target maps too, one face per row")
-    parser.add_argument("--out", default="sheet.png", help="picture to write")
+    parser.add_argument("--out", default="sheet.png", help="picture to write, a .png")
     given = parser.parse_args(args)
     if given.count < 1:
         raise ConfigurationError(f"--count is {given.count}; it must be at least 1.")
-    sheet = preview(read_options(given.config), given.count, given.size, given.face_model, given.maps, given.seed)
+    if given.seed < 0:
+        raise ConfigurationError(f"--seed is {given.seed}; it must be at least 0.")
+    out = Path(given.out)
+    if out.suffix.lower() != ".png" or out.is_dir():
+        raise ConfigurationError(f"--out is {given.out}; it must be the name of a file that ends in .png.")
+    config = read_config(given.config) if given.config else PreviewOptions(image_size=136, canvas=1.0)
+    size = config.size if given.size is None else given.size
+    model = given.face_model or config.face_model
+    sheet = preview(config.synthesis, given.count, size, model, given.maps, given.seed)
     buffer = io.BytesIO()
     Image.fromarray(sheet).save(buffer, format="PNG")
-    write_atomic(Path(given.out), buffer.getvalue())
-    print(f"{given.out}: {given.count} faces")
+    write_atomic(out, buffer.getvalue())
+    print(f"{given.out}: {given.count} faces of {size} pixels")
     return 0

@@ -15,7 +15,6 @@ from lightning_faces.errors import ConfigurationError, DataError
 from lightning_faces.geometry import box_of_points, euler_to_matrix, weak_perspective
 from lightning_faces.morphable import MorphableModel
 from lightning_faces.rendering import FaceSynthesizer, SynthesisOptions
-from lightning_faces.rendering.preview import main_preview
 from lightning_faces.rendering.synthesis import EXTRA_TARGETS, PLAIN_TARGETS
 
 SIZE = 64
@@ -265,22 +264,6 @@ def test_paired_names_of_what_others_have_once_move_on_both_sides(embedded: Morp
 def test_rotation_of_the_scene_is_that_of_the_pose(synthesizer: FaceSynthesizer) -> None:
     look = synthesizer.sample(range(5)).look
     assert torch.allclose(look["rotation"], euler_to_matrix(look["angles"]), atol=1e-6)
-
-
-def test_preview_writes_a_sheet_of_what_a_config_gives(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config, out = tmp_path / "config.yaml", tmp_path / "sheet.png"
-    config.write_text("data:\n  class_path: SyntheticFaces\n  init_args:\n    synthesis:\n      hair: false\n")
-    assert main_preview(["--config", str(config), "--count", "2", "--size", "32", "--maps", "--out", str(out)]) == 0
-    assert "2 faces" in capsys.readouterr().out
-    with Image.open(out) as sheet:
-        assert sheet.size == (9 * 64, 2 * 64)
-        pixels = np.array(sheet)
-    assert (pixels[:, 64:128] == (0, 255, 0)).all(-1).sum() > 20  # landmarks are drawn
-    config.write_text("hairs: false\n")
-    with pytest.raises(ConfigurationError, match="sets hairs"):
-        main_preview(["--config", str(config), "--out", str(out)])
-    with pytest.raises(ConfigurationError, match="--count is 0"):
-        main_preview(["--count", "0"])
 
 
 def test_whole_batches_as_on_cuda_give_the_same_pictures(synthesizer: FaceSynthesizer) -> None:
