@@ -110,6 +110,10 @@ def import_model(
         f"{format}: {len(parts.mean)} vertices, {len(parts.faces)} triangles, {len(parts.identity_std)} identity and "
         f"{len(parts.expression_std)} expression modes."
     )
+    return _completed(parts, report, source)
+
+
+def _completed(parts: Parts, report: Callable[[str], None], source: Path) -> MorphableModel:
     try:
         return complete(parts, report)
     except DataError as error:
@@ -122,13 +126,15 @@ def _check_parts(parts: Parts, format: str, source: Path) -> None:
         raise DataError(f"{source} has no identity modes: give a file with the modes of the shape.")
     if len(parts.landmark_vertices) != 68:
         raise DataError(f"{source} names the vertices of {len(parts.landmark_vertices)} landmarks: 68 are needed.")
-    extent, unit = float(np.ptp(parts.mean, axis=0).max()), FORMAT_UNITS[format]
+    unit = FORMAT_UNITS[format]
+    _check_size(parts.mean, source, f"in {unit} as those of {format} are: convert them to {unit}")
+
+
+def _check_size(mean: Floats, source: Path, unit: str) -> None:
+    extent = float(np.ptp(mean, axis=0).max())
     if np.isfinite(extent) and not EXTENT[0] < extent < EXTENT[1]:
         size = np.format_float_positional(extent, 3, fractional=False, trim="-")
-        raise DataError(
-            f"{source} is {size} mm across, a face about 200, if its coordinates are in {unit} as those of {format} "
-            f"are: convert them to {unit}."
-        )
+        raise DataError(f"{source} is {size} mm across, a face about 200, if its coordinates are {unit}.")
 
 
 def _points(values: NDArray[Any], key: str, path: Path, count: int | None = None) -> Floats:
@@ -749,6 +755,7 @@ def build_from_meshes(
     flat = (aligned - mean).reshape(len(files), -1)
     if np.sqrt((flat**2).sum() / len(files)) <= SAME_SHAPE * np.linalg.norm(mean):
         raise DataError(f"The {len(files)} meshes in {source} have all the same shape: give faces of different people.")
+    _check_size(mean, source, f"in {unit}: give their unit with --unit")
     basis, std = _large_components(flat, min(modes, len(files) - 1))
     count = len(std)
     report(
@@ -783,7 +790,7 @@ def build_from_meshes(
         expression_basis=expression_basis,
         expression_std=expression_std,
     )
-    return complete(parts, report)
+    return _completed(parts, report, source)
 
 
 def _registered(file: Path, first: Floats, first_faces: Ints, first_file: Path) -> Floats:

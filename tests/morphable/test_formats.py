@@ -294,6 +294,10 @@ def test_a_model_in_another_unit_is_named_with_the_unit_of_its_format(tmp_path: 
     path = write_npz(tmp_path / "flame.npz", truth, v_template=truth.mean)
     with pytest.raises(DataError, match=r"flame\.npz is 2\d{5} mm across.* in metres"):
         import_model("flame", path)
+    for k in range(3):
+        fakes.write_obj(tmp_path / f"{k}.obj", (1.0 + 0.1 * k) * truth.mean / 1e3, truth.faces)
+    with pytest.raises(DataError, match=r"is 0\.2\d* mm across.* in mm: give their unit with --unit"):
+        build_from_meshes(tmp_path)
 
 
 class Malicious:
@@ -494,12 +498,12 @@ def test_rounding_is_no_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_meshes_that_do_not_belong_together_are_named(tmp_path: Path) -> None:
-    points, faces = np.eye(4, 3), np.array([[0, 1, 2]])
+    points, faces = 100.0 * np.eye(4, 3), np.array([[0, 1, 2]])
     for k in range(2):
         fakes.write_obj(tmp_path / f"{k}.obj", points, faces)
     with pytest.raises(DataError, match="at least 3"):
         build_from_meshes(tmp_path)
-    fakes.write_obj(tmp_path / "2.obj", np.eye(5, 3), faces)
+    fakes.write_obj(tmp_path / "2.obj", 100.0 * np.eye(5, 3), faces)
     with pytest.raises(DataError, match=r"2\.obj has 5 vertices"):
         build_from_meshes(tmp_path)
     fakes.write_obj(tmp_path / "2.obj", points, np.array([[0, 2, 1]]))
