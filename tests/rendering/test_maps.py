@@ -100,6 +100,49 @@ def test_position_map_is_a_weighted_sum_that_passes_gradients(embedded: Morphabl
     assert vertices.grad.sum().item() == pytest.approx(3 * 128 * 128, rel=1e-4)
 
 
+@pytest.mark.parametrize("target", ["position_map", "pncc", "offsets"])
+def test_gradients_of_targets_are_finite_differences(
+    embedded: MorphableModel, sphere_model: MorphableModel, target: str
+) -> None:
+    """In coefficients and pose, in double precision; images inside a sphere's outline, which has no gradient."""
+    model = copy.deepcopy(embedded if target == "position_map" else sphere_model).double()
+    maps = FaceMaps(model, 48, position_map_size=24)
+    generator = torch.Generator().manual_seed(0)
+    y, x = torch.meshgrid(torch.arange(48.0), torch.arange(48.0), indexing="ij")
+    inside = ((x - 23.2) ** 2 + (y - 24.1) ** 2).sqrt() < 15.0
+    weights = torch.randn(3, 24, 24, generator=generator, dtype=torch.float64)
+    if target != "position_map":
+        weights = torch.randn(3, 48, 48, generator=generator, dtype=torch.float64) * inside
+    start = {
+        "identity": torch.tensor([0.3, -0.2], dtype=torch.float64),
+        "expression": torch.tensor([0.4], dtype=torch.float64),
+        "pose": torch.tensor([0.25, 0.3, -0.4, 0.2, 23.2, 24.1], dtype=torch.float64),
+    }
+
+    def loss(p: dict[str, Tensor]) -> Tensor:
+        identity, expression = (
+            torch.nn.functional.pad(p[key], (0, count - p[key].numel()))[None]
+            for key, count in (("identity", model.num_identity), ("expression", model.num_expression))
+        )
+        shapes = model.vertices(identity, expression)
+        vertices = weak_perspective(shapes, p["pose"][None])
+        if target == "position_map":
+            return (maps.position_map(vertices)[0] * weights).sum()
+        images = dict(zip(("pncc", "offsets"), maps.pncc(maps.face_region(vertices), shapes)))
+        return (images[target][0] * weights).sum()
+
+    leaves = {key: value.clone().requires_grad_(True) for key, value in start.items()}
+    loss(leaves).backward()
+    for key, value in start.items():
+        numeric = torch.zeros_like(value)
+        for i in range(value.numel()):
+            step = torch.zeros_like(value)
+            step[i] = 1e-6
+            numeric[i] = (loss({**start, key: value + step}) - loss({**start, key: value - step})) / 2e-6
+        assert numeric.norm() > 0.1, key
+        assert (leaves[key].grad - numeric).norm() < 1e-4 * numeric.norm(), (key, leaves[key].grad, numeric)
+
+
 def test_weight_mask_is_16_4_3_0_and_the_neck_really_0(embedded: MorphableModel, maps: FaceMaps) -> None:
     weights = maps.weight_mask()
     assert weights.shape == (1, 128, 128)

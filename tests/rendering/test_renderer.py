@@ -12,7 +12,7 @@ from lightning_faces.errors import ConfigurationError
 from lightning_faces.geometry import euler_to_matrix, weak_perspective
 from lightning_faces.morphable import MorphableModel
 from lightning_faces.rendering import FaceRenderer, PhongLight, rasterize_image
-from lightning_faces.rendering.renderer import VertexNormals, sample_images, to_view
+from lightning_faces.rendering.renderer import Raster, VertexNormals, _rasterize_on_device, sample_images, to_view
 
 RADIUS, SIZE, SCALE = 80.0, 96, 0.5
 CENTRE = (46.3, 49.1)
@@ -79,6 +79,49 @@ def test_a_known_rotation_moves_points_where_the_matrix_says(sphere_model: Morph
     assert (shown - expected)[inside].norm(dim=-1).max() < 0.5  # mm; the icosphere itself is 0.2 mm off the sphere
 
 
+@pytest.mark.parametrize(("size", "cull"), [((50, 70), False), ((70, 50), True)])
+def test_a_devices_rasteriser_run_on_the_cpu_shows_the_same(
+    embedded: MorphableModel, size: tuple[int, int], cull: bool
+) -> None:
+    """Pixels, triangles, weights and gradients of PyTorch3D's rasteriser and of the scan lines, for two at once."""
+    pose = torch.tensor([[0.35, 0.2, -0.9, 0.3, 30.2, 32.7], [0.31, 0.0, 0.5, 0.0, 30.0, 36.0]])
+    vertices = weak_perspective(embedded.mean.expand(2, -1, -1), pose)
+    attributes = torch.stack((embedded.mean, embedded.mean.flip(0)))  # not the same in both images
+    shown, rasters = [], []
+    for rasterize in (rasterize_image, _rasterize_on_device):
+        leaf = vertices.clone().requires_grad_(True)
+        raster: Raster = rasterize(leaf, embedded.faces, size, cull)
+        rasters.append(raster)
+        assert raster.shape == (2, *size)
+        values = [raster.interpolate(value, embedded.faces) for value in (attributes, leaf)]
+        values += [raster.interpolate(embedded.mean, embedded.faces.clone()), raster.face[:, None].float()]
+        image = raster.to_image(torch.cat(values, dim=1), -1.0)
+        shown.append(image.detach())
+        (gradient,) = torch.autograd.grad(image[:, 0].sum(), leaf)
+        shown.append(gradient)
+    ours, our_gradient, theirs, their_gradient = shown
+    same = ours[:, -1] == theirs[:, -1]
+    assert (ours[:, -1] >= 0).float().mean() > 0.2
+    assert (~same).float().mean() < 1e-3
+    difference = (ours - theirs).abs().amax(1)[same]
+    # PyTorch3D adds 1e-8 to a triangle's area, which shows on slivers.
+    assert difference.median() < 1e-3
+    assert (difference > 0.1).float().mean() < 1e-3
+    # mm at a vertex that moves by a pixel.
+    error = (our_gradient - their_gradient)[:, :, :2].norm(dim=-1)
+    assert (error > 0.02 * our_gradient.norm(dim=-1).max()).float().mean() < 2e-3
+
+
+def test_edges_through_pixel_centres_leave_no_holes() -> None:
+    """A mesh that is symmetric to the picture's middle, on either path: PyTorch3D leaves such pixels uncovered."""
+    vertices = torch.tensor([[[0.0, 0, 0], [8, 0, 0], [8, 8, 0], [0, 8, 0], [4, 4, 0]]])
+    faces = torch.tensor([[0, 4, 1], [1, 4, 2], [2, 4, 3], [3, 4, 0]])
+    for rasterize in (rasterize_image, _rasterize_on_device):
+        raster = rasterize(vertices, faces, (9, 9), False)
+        covered = torch.zeros(9, 9).index_put((raster.pixel // 9, raster.pixel % 9), torch.tensor(1.0))
+        assert bool(covered[1:8, 1:8].all()), rasterize
+
+
 def test_the_nearer_surface_hides_the_farther(sphere_model: MorphableModel) -> None:
     vertices = sphere_vertices(sphere_model)
     both = torch.cat((vertices, vertices + torch.tensor([0.0, 0.0, 200.0])), dim=1)
@@ -106,6 +149,26 @@ def test_batch_gives_the_images_of_its_members(embedded: MorphableModel) -> None
         one = PhongLight(*(getattr(light, k)[i : i + 1] for k in ("direction", "ambient", "diffuse", "specular")))
         alone, _ = renderer(vertices[i : i + 1], colour[i : i + 1], one)
         assert torch.allclose(alone[0], together[i], atol=1e-5)
+
+
+def test_random_lights_are_richardsons() -> None:
+    """Section 6.1: ambient, diffuse and specular around 0.5, 0.7 and 0.05; directions over the frontal half sphere."""
+    light = PhongLight.random(4000, torch.Generator().manual_seed(0))
+    for name, mean in (("ambient", 0.5), ("diffuse", 0.7), ("specular", 0.05)):
+        drawn = getattr(light, name)
+        assert drawn.shape == (4000,)
+        assert drawn.min() >= 0.0
+        assert drawn.mean().item() == pytest.approx(mean, rel=0.02), name
+        assert drawn.std().item() == pytest.approx(0.2 * mean, rel=0.05), name
+    x, y, z = light.direction.T
+    assert torch.allclose(light.direction.norm(dim=1), torch.ones(4000), atol=1e-5)
+    # Of a sphere, every slice of the same thickness has the same area (Archimedes); half of the sphere is in front.
+    for axis, low, high in ((x, -1.0, 1.0), (y, -1.0, 1.0), (z, 0.0, 1.0)):
+        assert low <= axis.min() < low + 0.01
+        counts = torch.histc(axis, 10, low, high) / 4000
+        assert (counts - 0.1).abs().max() < 0.02
+    everything = torch.stack((light.ambient, light.diffuse, light.specular, x, y, z))
+    assert (torch.corrcoef(everything) - torch.eye(6)).abs().max() < 0.07
 
 
 def test_vertex_normals_equal_the_models(embedded: MorphableModel) -> None:

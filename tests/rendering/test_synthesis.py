@@ -14,7 +14,9 @@ from PIL import Image
 from lightning_faces.errors import ConfigurationError, DataError
 from lightning_faces.geometry import box_of_points, euler_to_matrix, weak_perspective
 from lightning_faces.morphable import MorphableModel
-from lightning_faces.rendering import FaceSynthesizer, SynthesisOptions
+from lightning_faces.rendering import FaceSynthesizer, SynthesisOptions, rasterize_image
+from lightning_faces.rendering.maps import FaceMaps
+from lightning_faces.rendering.renderer import sample_images
 from lightning_faces.rendering.synthesis import EXTRA_TARGETS, PLAIN_TARGETS
 
 SIZE = 64
@@ -78,6 +80,57 @@ def test_without_perspective_everything_follows_the_pose(embedded: MorphableMode
     box = box_of_points(rendered["landmarks"])
     assert ((box[:, 2:] - box[:, :2]).amax(1) / SIZE - 0.6).abs().max() < 0.1
     assert (0.5 * (box[:, :2] + box[:, 2:]) - (SIZE - 1) / 2).abs().max() < 0.05 * SIZE
+
+
+def test_targets_are_those_of_their_own_geometry(embedded: MorphableModel) -> None:
+    """Each computed once more from coefficients and pose; shading and its mask from Richardson's alpha_t (6.2)."""
+    synthesizer = FaceSynthesizer(embedded, SIZE, SynthesisOptions(perspective=0.0), position_map_size=32)
+    rendered = synthesizer.render(synthesizer.sample(range(30, 34)), tuple(EXTRA_TARGETS))
+    maps = FaceMaps(embedded, SIZE, position_map_size=32)
+
+    def geometry(key: str) -> tuple[torch.Tensor, torch.Tensor]:
+        identity, expression = rendered[key].split([embedded.num_identity, embedded.num_expression], dim=1)
+        shapes = embedded.vertices(identity, expression)
+        return shapes, weak_perspective(shapes, rendered["pose"])
+
+    def shading(vertices: torch.Tensor) -> dict[str, torch.Tensor]:
+        values = maps.shading(maps.face_region(vertices), maps.view_normals(vertices))
+        return dict(zip(("shading", "geometry_mask"), values))
+
+    (shapes, vertices), (_, previous) = geometry("coefficients"), geometry("previous_coefficients")
+    raster = maps.face_region(vertices)
+    expected = dict(zip(("pncc", "offsets", "face_mask"), maps.pncc(raster, shapes)))
+    expected |= {"depth": maps.depth(raster, vertices), "position_map": maps.position_map(vertices)}
+    expected |= {"normals": maps.normal_map(raster, maps.view_normals(vertices)), **shading(previous)}
+    assert set(expected) == EXTRA_TARGETS - {"previous_coefficients"}
+    for key, value in expected.items():
+        difference = (rendered[key] - value).abs()
+        # A pixel of the outline may fall to the other side.
+        assert (difference > 1e-2 * value.abs().max()).float().mean() < 1e-3, key
+    for key, value in shading(vertices).items():
+        assert (rendered[key] - value).abs().mean() > 0.01, key
+    known, uv = maps.vertex_uv()
+    read = sample_images(rendered["position_map"], uv.repeat(4, 1), torch.arange(4).repeat_interleave(len(known)))
+    assert (read.reshape(4, -1, 3) - rendered["vertices"][:, known]).norm(dim=-1).mean() < 1.0  # pixels
+
+
+def test_what_lies_in_front_of_a_landmark_hides_it(embedded: MorphableModel) -> None:
+    """A landmark is visible where it faces the viewer and no surface is nearer by 3 % of the face's height."""
+    synthesizer = FaceSynthesizer(embedded, SIZE, SynthesisOptions(hair=False, glasses=0.0))
+    rendered = synthesizer.render(synthesizer.sample(range(24)))
+    landmarks, visible = rendered["landmarks"], rendered["visible"]
+    raster = rasterize_image(rendered["vertices"], embedded.faces, SIZE)
+    depth = raster.to_image(raster.interpolate(rendered["vertices"], embedded.faces)[:, 2:], -1e6)[:, 0]
+    x, y = (landmarks[..., k].round().long().clamp(0, SIZE - 1) for k in (0, 1))
+    tall = landmarks[..., 1].amax(1, keepdim=True) - landmarks[..., 1].amin(1, keepdim=True)
+    nearer = (depth[torch.arange(24)[:, None], y, x] - landmarks[..., 2]) / tall
+    facing = synthesizer.maps.visible_by_normal(rendered["vertices"])
+    assert int((facing & (nearer > 0.05)).sum()) > 50
+    assert not bool((visible & (nearer > 0.05)).any())
+    assert int((~facing & (nearer < 0.01)).sum()) > 5
+    assert not bool((visible & ~facing).any())
+    # The scene has more than the face model has.
+    assert visible[facing & (nearer < 0.01)].float().mean() > 0.97
 
 
 def test_perspective_makes_the_nose_larger_and_moves_landmarks_with_the_vertices(embedded: MorphableModel) -> None:
@@ -221,7 +274,9 @@ def test_wrong_values_of_options_are_one_sentence(option: str, value: object, wa
 
 
 def test_whole_numbers_are_numbers() -> None:
-    assert SynthesisOptions(yaw_range=0, pitch_std=0, face_fraction=1).yaw_range == 0
+    options = SynthesisOptions(yaw_range=90, pitch_std=0, face_fraction=1)
+    # And are written, and hashed, as such.
+    assert str(options) == str(SynthesisOptions(yaw_range=90.0, pitch_std=0.0, face_fraction=1.0))
 
 
 def test_what_cannot_be_drawn_is_one_sentence(synthesizer: FaceSynthesizer, embedded: MorphableModel) -> None:
