@@ -102,7 +102,9 @@ def import_model(
         raise DataError(f"There is no file or folder {str(extra)!r}: give the path of the expressions.")
     if extra is not None and format not in SEPARATE_EXPRESSIONS:
         raise ConfigurationError(f"{format} keeps its expressions in the same file or folder: leave --expressions out.")
-    parts = FORMATS[format](source, extra)
+    # What is not finite is refused later, in a sentence rather than by a warning.
+    with np.errstate(over="ignore", invalid="ignore"):
+        parts = FORMATS[format](source, extra)
     _check_parts(parts, format, source)
     if name is not None:
         parts.name = name

@@ -230,7 +230,6 @@ def test_random_bytes_are_never_a_model(tmp_path: Path) -> None:
             ("sfm", "m.bin", struct.pack("<I", 1) if k % 2 else b""),
             ("flame", "m.pkl", b"\x80\x02" if k % 2 else b""),
             ("flame", "m.npz", b"PK\x03\x04" if k % 2 else b""),
-            ("bfm2009", "m.mat", b"MATLAB 5.0 MAT-file".ljust(124) + b"\x00\x01IM" if k % 2 else b""),
         ):
             (tmp_path / name).write_bytes(start + content)
             with pytest.raises(DataError, match=re.escape(name)):
@@ -247,9 +246,6 @@ def test_flame(tmp_path: Path, truth: fakes.Truth) -> None:
     model = import_model("flame", fakes.write_flame(tmp_path / "generic_model.pkl", truth))
     check(model, truth, moved=True)
     assert model.num_identity == 300
-    values = {"v_template": truth.mean / 1e3, "f": truth.faces, "shapedirs": np.zeros((len(truth.mean), 3, 301))}
-    np.savez(tmp_path / "flame.npz", **values)
-    assert import_model("flame", tmp_path / "flame.npz").num_expression == 1
 
 
 def write_npz(path: Path, truth: fakes.Truth, **changes: np.ndarray) -> Path:
@@ -257,6 +253,20 @@ def write_npz(path: Path, truth: fakes.Truth, **changes: np.ndarray) -> Path:
     values = {"v_template": truth.mean / 1e3, "f": truth.faces.astype(np.uint32), "shapedirs": modes, **changes}
     np.savez(path, **values)  # type: ignore[arg-type]
     return path
+
+
+@pytest.mark.parametrize("count", [1, 299, 300, 301, 400])
+def test_flame_has_its_expressions_behind_300_identities(
+    tmp_path: Path, truth: fakes.Truth, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    monkeypatch.setattr("lightning_faces.morphable.formats.complete", lambda parts, report: parts)
+    modes = np.zeros((len(truth.mean), 3, count))
+    modes[0, 0] = np.arange(count) + 1.0
+    parts = import_model("flame", write_npz(tmp_path / "flame.npz", truth, shapedirs=modes))
+    std = [*parts.identity_std, *parts.expression_std]
+    assert len(parts.identity_basis) == len(parts.identity_std) == min(count, 300)
+    assert len(parts.expression_basis) == len(parts.expression_std) == max(count - 300, 0)
+    np.testing.assert_allclose(std, 1e3 * (np.arange(count) + 1.0))
 
 
 def test_flame_with_few_directions_has_no_expressions(tmp_path: Path, truth: fakes.Truth) -> None:
