@@ -29,8 +29,6 @@ MAX_ALBEDO_MODES = 40
 ALBEDO_SIZE = 256
 FIRST_INNER = 17
 """Landmarks from this one on are not on the jaw line, whose depth differs from model to model."""
-EXTENT = (60.0, 1000.0)
-"""What a face or a bust can measure in mm; a factor of ten off is outside."""
 SIZE = (0.6, 1.6)
 """Sizes of a face relative to the embedded one that are believed."""
 MAX_RMS = {"closest points": 2.5, "landmarks": 8.0}
@@ -171,10 +169,6 @@ def _check(parts: Parts) -> None:
             f"{parts.name!r} has landmark {number} at vertex {parts.landmark_vertices[number]}, but its vertices are 0 "
             f"to {last}."
         )
-    extent = float(np.ptp(parts.mean if parts.surface is None else parts.mean[parts.surface], axis=0).max())
-    if not EXTENT[0] < extent < EXTENT[1]:
-        size = np.format_float_positional(extent, 3, fractional=False, trim="-")
-        raise DataError(f"{parts.name!r} is {size} mm across, a face about 200: give the unit of its coordinates.")
 
 
 def _orient(mean: Floats, faces: Ints, report: Callable[[str], None]) -> Ints:

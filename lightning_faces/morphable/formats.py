@@ -21,7 +21,7 @@ import scipy.io
 from numpy.typing import NDArray
 
 from lightning_faces.errors import ConfigurationError, DataError
-from lightning_faces.morphable.derive import EXTENT, Parts, complete
+from lightning_faces.morphable.derive import Parts, complete
 from lightning_faces.morphable.meshes import read_mesh
 from lightning_faces.morphable.model import MorphableModel
 from lightning_faces.morphable.surface import (
@@ -59,6 +59,8 @@ SFM_LANDMARKS = {
     **{49: 398, 50: 315, 51: 413, 52: 329, 53: 825, 54: 736, 55: 812, 56: 841, 57: 693, 58: 411, 59: 264, 60: 431},
     **{62: 416, 63: 423, 64: 828, 66: 817, 67: 442, 68: 404},
 }
+EXTENT = (60.0, 1000.0)
+"""What a face or a bust can measure in mm; a factor of ten off is outside."""
 FLAME_IDENTITIES = 300
 SAME_SHAPE = 1e-5
 """Meshes that differ by less of their size (2 micrometres of a face) differ by the digits of their files."""

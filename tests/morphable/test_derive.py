@@ -125,9 +125,8 @@ def about(axis: int, degrees: float) -> NDArray[np.float64]:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda x: x / 1000.0, r"'shapes' is 0\.\d+ mm across.*unit"),
-        (lambda x: x / 10.0, r"'shapes' is \d+\.?\d* mm across.*unit"),
-        (lambda x: x * 1000.0, r"'shapes' is \d+ mm across.*unit"),
+        (lambda x: x / 10.0, r"'shapes' does not fit.*unit"),
+        (lambda x: x * 1000.0, r"'shapes' does not fit.*unit"),
         (lambda x: x @ about(0, 90).T, r"'shapes' does not fit.*axes"),
         (lambda x: x @ about(0, -90).T, r"'shapes' does not fit.*axes"),
         (lambda x: x @ about(1, 90).T, r"'shapes' does not fit.*axes"),
