@@ -114,8 +114,10 @@ def test_a_devices_rasteriser_run_on_the_cpu_shows_the_same(
 
 def test_edges_through_pixel_centres_leave_no_holes() -> None:
     """A mesh that is symmetric to the picture's middle, on either path: PyTorch3D leaves such pixels uncovered."""
-    vertices = torch.tensor([[[0.0, 0, 0], [8, 0, 0], [8, 8, 0], [0, 8, 0], [4, 4, 0]]])
-    faces = torch.tensor([[0, 4, 1], [1, 4, 2], [2, 4, 3], [3, 4, 0]])
+    # Four squares of two triangles: level, upright and slanting edges.
+    vertices = torch.tensor([[[float(x), float(y), 0.0] for y in (0, 4, 8) for x in (0, 4, 8)]])
+    squares = torch.tensor([[i, i + 1, i + 3, i + 4] for i in (0, 1, 3, 4)])
+    faces = torch.cat((squares[:, [0, 2, 1]], squares[:, [1, 2, 3]]))
     for rasterize in (rasterize_image, _rasterize_on_device):
         raster = rasterize(vertices, faces, (9, 9), False)
         covered = torch.zeros(9, 9).index_put((raster.pixel // 9, raster.pixel % 9), torch.tensor(1.0))
