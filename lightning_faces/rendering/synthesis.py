@@ -26,8 +26,8 @@ from lightning_faces.rendering.photograph import BACKGROUND_SHAPES, LINES, OCCLU
 from lightning_faces.rendering.renderer import Raster, rasterize_together, to_view
 from lightning_faces.rendering.scene_mesh import HAIRLINE, NUM_PARTS, SKIN, SceneMesh
 
-SYNTHESIS_VERSION = 4
-"""Changes whenever the same seed gives another picture: part of the name of cached samples."""
+SYNTHESIS_VERSION = 5
+"""Changes whenever the same seed gives another picture or target: part of the name of cached samples."""
 
 EXTRA_TARGETS = frozenset(
     {
