@@ -226,7 +226,8 @@ def _closest_fit(reference: MorphableModel, target: Floats) -> tuple[tuple[float
 def _into_frame(parts: Parts, rotation: Floats, translation: Floats, report: Callable[[str], None]) -> Parts:
     """Rotate and move a model so that its head sits in the object frame as the embedded one does; its size stays."""
     angle = np.degrees(np.arccos(np.clip((np.trace(rotation) - 1.0) / 2.0, -1.0, 1.0)))
-    report(f"Moved into the object frame: turned by {angle:.1f} degrees, shifted by {np.round(-translation, 1)} mm.")
+    shift = ", ".join(f"{-value:.1f}" for value in translation)
+    report(f"Moved into the object frame: turned by {angle:.1f} degrees, shifted by ({shift}) mm.")
     turn = rotation.astype(np.float32)
     return replace(
         parts,
