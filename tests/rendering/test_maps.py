@@ -13,6 +13,7 @@ from lightning_faces.geometry import euler_to_matrix, weak_perspective
 from lightning_faces.morphable import MorphableModel
 from lightning_faces.rendering.maps import FaceMaps
 from lightning_faces.rendering.renderer import sample_images
+from tests.rendering.gradients import gradients
 
 SIZE = 96
 
@@ -131,16 +132,9 @@ def test_gradients_of_targets_are_finite_differences(
         images = dict(zip(("pncc", "offsets"), maps.pncc(maps.face_region(vertices), shapes)))
         return (images[target][0] * weights).sum()
 
-    leaves = {key: value.clone().requires_grad_(True) for key, value in start.items()}
-    loss(leaves).backward()
-    for key, value in start.items():
-        numeric = torch.zeros_like(value)
-        for i in range(value.numel()):
-            step = torch.zeros_like(value)
-            step[i] = 1e-6
-            numeric[i] = (loss({**start, key: value + step}) - loss({**start, key: value - step})) / 2e-6
+    for key, analytic, numeric in gradients(loss, start, dict.fromkeys(start, 1e-6)):
         assert numeric.norm() > 0.1, key
-        assert (leaves[key].grad - numeric).norm() < 1e-4 * numeric.norm(), (key, leaves[key].grad, numeric)
+        assert (analytic - numeric).norm() < 1e-4 * numeric.norm(), (key, analytic, numeric)
 
 
 def test_weight_mask_is_16_4_3_0_and_the_neck_really_0(embedded: MorphableModel, maps: FaceMaps) -> None:

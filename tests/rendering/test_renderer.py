@@ -13,6 +13,7 @@ from lightning_faces.geometry import euler_to_matrix, weak_perspective
 from lightning_faces.morphable import MorphableModel
 from lightning_faces.rendering import FaceRenderer, PhongLight, rasterize_image
 from lightning_faces.rendering.renderer import Raster, VertexNormals, _rasterize_on_device, sample_images, to_view
+from tests.rendering.gradients import gradients
 
 RADIUS, SIZE, SCALE = 80.0, 96, 0.5
 CENTRE = (46.3, 49.1)
@@ -235,16 +236,7 @@ def test_gradients_agree_with_finite_differences(sphere_model: MorphableModel) -
         image, _ = renderer(vertices, (colour * p["albedo"])[None], light)
         return (image[0] * weights).double().sum()
 
-    leaves = {key: value.clone().requires_grad_(True) for key, value in start.items()}
-    loss(leaves).backward()
-    for key, value in start.items():
-        numeric = torch.zeros_like(value)
-        for i in range(value.numel()):
-            step = torch.zeros_like(value)
-            step[i] = steps[key]
-            up, down = loss({**start, key: value + step}), loss({**start, key: value - step})
-            numeric[i] = ((up - down) / (2 * steps[key])).float()
-        analytic = leaves[key].grad
+    for key, analytic, numeric in gradients(loss, start, steps):
         assert (analytic - numeric).norm() < 0.03 * numeric.norm(), (key, analytic, numeric)
 
 
