@@ -30,6 +30,7 @@ from datamodules.splits import balanced_draw, yaw_bin
 from lightning_faces.batch import FaceBatch, FacePrediction
 from lightning_faces.bootstrap import bootstrap_means, interval
 from lightning_faces.errors import DataError
+from lightning_faces.files import write_atomic
 from lightning_faces.metrics import (
     YAW_BINS,
     AveragePointError,
@@ -51,7 +52,6 @@ from lightning_faces.records import (
     Speed,
     Training,
     read_record,
-    write_atomic,
     write_record,
 )
 

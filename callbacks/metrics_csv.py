@@ -13,7 +13,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning_utilities.core.rank_zero import rank_zero_only
 
-from lightning_faces.records import write_atomic
+from lightning_faces.files import write_atomic
 
 FIRST_COLUMNS = ("step", "epoch")
 

@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from lightning_faces.errors import ConfigurationError
+from lightning_faces.files import write_atomic
 from lightning_faces.geometry import weak_perspective
 from lightning_faces.morphable import MorphableModel
-from lightning_faces.records import write_atomic
 
 DENSE_VERSION = 1
 """Part of the cache's keys: changes whenever the same parameters give other targets."""

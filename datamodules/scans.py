@@ -19,9 +19,9 @@ import torch
 from numpy.typing import NDArray
 
 from lightning_faces.errors import ConfigurationError, DataError
+from lightning_faces.files import write_atomic
 from lightning_faces.geometry import apply_similarity, similarity_transform
 from lightning_faces.morphable import MorphableModel
-from lightning_faces.records import write_atomic
 
 REGISTRATION_VERSION = 1
 """Part of the cache's keys: changes whenever the same scan gives another registration."""

@@ -46,8 +46,8 @@ from datamodules.images import read_image
 from datamodules.splits import check_fraction, hold_out
 from datamodules.video import VIDEO_SUFFIXES, video_reader
 from lightning_faces.errors import DataError
+from lightning_faces.files import write_atomic
 from lightning_faces.geometry.landmarks import SCHEMES, embed_landmarks, landmark_groups, num_landmarks
-from lightning_faces.records import write_atomic
 
 NUMBERS = ("subject", "view", "sequence", "frame")
 POSE_COLUMNS = ("scale", "pitch", "yaw_rad", "roll", "tx", "ty")

@@ -8,7 +8,7 @@ towards the viewer.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from typing_extensions import NotRequired, TypedDict
 
 from lightning_faces.errors import ConfigurationError
-from lightning_faces.geometry.camera import transform_points, transform_pose
+from lightning_faces.geometry.camera import Camera, scale_of, transform_points
 
 
 class FaceBatch(TypedDict):
@@ -109,12 +109,12 @@ def check_compatible(
     Raises:
         ConfigurationError: In one sentence that names both sides and what would fit.
     """
-    for field in fields(FaceSpec):
-        wanted, offered = getattr(needs, field.name), getattr(gives, field.name)
+    for item in fields(FaceSpec):
+        wanted, offered = getattr(needs, item.name), getattr(gives, item.name)
         if wanted is not None and offered is not None and wanted != offered:
             raise ConfigurationError(
-                f"{method} was built for {field.name} {wanted!r} but {data} gives {offered!r}: "
-                f"set {field.name} to the same value for both, or use data made with {wanted!r}."
+                f"{method} was built for {item.name} {wanted!r} but {data} gives {offered!r}: "
+                f"set {item.name} to the same value for both, or use data made with {wanted!r}."
             )
     missing = sorted(requires - targets)
     if missing:
@@ -173,34 +173,66 @@ def collate_faces(samples: Sequence[Mapping[str, Any]], shapes: Mapping[str, tup
 _BOOLEAN = frozenset({"landmark_mask", "visible"})
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)  # not frozen, since Lightning sets the fields of what it moves between devices
 class FacePrediction:
     """What every method returns for a batch, in the image frame.
 
     Attributes:
         landmarks: ``[B, 68, 3]`` pixels.
-        vertices: ``[B, V, 3]`` pixels, or None.
-        coefficients: ``[B, K]`` identity then expression in standard deviations, or None.
-        pose: ``[B, 6]`` (scale px/mm, pitch, yaw, roll in radians, tx, ty), or None.
+        vertices: ``[B, V, 3]`` pixels: those that ``vertex_ids`` names, or all of the face model.
+        vertex_ids: Int64 ``[V]``, which vertices of the face model those are.
+        coefficients: ``[B, K]`` identity then expression in standard deviations.
+        camera: From the object frame to the image frame.
+        dense: Images by name, such as "pncc" and "offsets" ``[B, 3, H, W]`` in millimetres of the object frame, or
+            "position_map" ``[B, 3, U, U]`` in pixels.
+        dense_mask: Bool ``[B, 1, H, W]``, the pixels whose PNCC and offsets are predicted.
+        visible: ``[B, 68]``, probability that a landmark can be seen.
+        uncertainty: ``[B, 68]``, standard deviation of a landmark's place in pixels.
+        valid: Bool ``[B]``, which faces are good; None where all are. Of a face that is not, no value means anything.
+        reason: Why a face is not valid, "" where it is.
+        crop_to_file: ``[B, 2, 3]``, set by :meth:`to_file`: where the pixels of the dense images lie in the file.
     """
 
     landmarks: Tensor
     vertices: Tensor | None = None
+    vertex_ids: Tensor | None = None
     coefficients: Tensor | None = None
-    pose: Tensor | None = None
+    camera: Camera | None = None
+    dense: dict[str, Tensor] = field(default_factory=dict)
+    dense_mask: Tensor | None = None
+    visible: Tensor | None = None
+    uncertainty: Tensor | None = None
+    valid: Tensor | None = None
+    reason: list[str] | None = None
+    crop_to_file: Tensor | None = None
+
+    @property
+    def pose(self) -> Tensor | None:
+        """``[B, 6]`` (scale px/mm, pitch, yaw, roll in radians, tx, ty) of the camera, or None without one."""
+        return None if self.camera is None else self.camera.pose
 
     def to_file(self, crop_to_file: Tensor) -> FacePrediction:
         """Map the prediction to the pixels of the photograph.
 
         Args:
-            crop_to_file: ``[B, 2, 3]`` as in the batch.
+            crop_to_file: Similarities ``[B, 2, 3]`` as in the batch.
 
         Returns:
-            The same faces in file pixels; the pose is mapped by the transform's similarity part.
+            The same faces with points, camera and uncertainty in file pixels. Dense images keep the grid of the crop;
+            positions in them are file pixels too.
         """
+        dense = dict(self.dense)
+        if "position_map" in dense:
+            maps = dense["position_map"]
+            points = transform_points(crop_to_file, maps.flatten(2).transpose(1, 2))
+            dense["position_map"] = points.transpose(1, 2).reshape(maps.shape)
+        uncertainty = self.uncertainty
         return replace(
             self,
             landmarks=transform_points(crop_to_file, self.landmarks),
             vertices=None if self.vertices is None else transform_points(crop_to_file, self.vertices),
-            pose=None if self.pose is None else transform_pose(crop_to_file, self.pose),
+            camera=None if self.camera is None else self.camera.transformed(crop_to_file),
+            dense=dense,
+            uncertainty=None if uncertainty is None else uncertainty * scale_of(crop_to_file)[:, None],
+            crop_to_file=crop_to_file,
         )

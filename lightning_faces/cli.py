@@ -31,9 +31,9 @@ from callbacks.checkpoint_io import is_whole, newest_whole
 from datamodules.base import FaceDataModule
 from lightning_faces import __version__
 from lightning_faces.errors import ConfigurationError, LightningFacesError
+from lightning_faces.files import write_atomic
 from lightning_faces.methods.base import FaceMethod
 from lightning_faces.parser import FacesParser, how_to_choose
-from lightning_faces.records import write_atomic
 
 RUN_FOLDER_VARIABLE = "LIGHTNING_FACES_RUN_FOLDER"
 """Carries the run folder to the processes that DDP starts, which run the same command again."""

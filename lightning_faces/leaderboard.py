@@ -25,7 +25,8 @@ from rich.table import Table
 
 from lightning_faces.bootstrap import bootstrap_means, interval
 from lightning_faces.errors import ConfigurationError, DataError, LightningFacesError
-from lightning_faces.records import MetricValue, Record, read_record, read_samples, write_atomic
+from lightning_faces.files import write_atomic
+from lightning_faces.records import MetricValue, Record, read_record, read_samples
 
 BASELINE = "MeanLandmarks"
 """The method that stands first, outside the ranks: what the crop alone gives away."""

@@ -1,4 +1,4 @@
-"""Records: the schema of one evaluation, and files that are either whole or absent.
+"""Records: the schema of one evaluation.
 
 A record is a JSON file ``NAME.json`` beside an NPZ with the errors of every sample. It carries its own digest, so that
 a half-written or hand-edited record is noticed. Values are fractions (0.05 = 5 %) unless a metric's unit says so.
@@ -10,8 +10,6 @@ import hashlib
 import io
 import json
 import math
-import os
-import secrets
 import types
 import zipfile
 from dataclasses import asdict, dataclass, fields, is_dataclass
@@ -22,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_faces.errors import DataError
+from lightning_faces.files import write_atomic
 
 RECORD_VERSION = 1
 """Version of the schema; the leaderboard leaves out records of another one."""
@@ -259,35 +258,3 @@ def _build(kind: Any, value: Any, where: str) -> Any:
     if type(value) is not kind or (isinstance(value, float) and not math.isfinite(value)):
         raise DataError(f"{where} is {value!r}, not a finite {kind.__name__}: evaluate again.")
     return value
-
-
-def write_atomic(path: str | Path, data: bytes) -> Path:
-    """Write a file so that a reader, or a crash, sees the old content or the new one and never a part.
-
-    The bytes go to a temporary file beside the target (the same file system, so that the rename is atomic), are synced
-    to the disk, and take the target's name.
-
-    Args:
-        path: Target; its folder is made if needed.
-        data: The whole content.
-
-    Returns:
-        The target path.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-    return path

@@ -32,7 +32,7 @@ from rich.live import Live
 from rich.table import Table
 
 from lightning_faces.errors import ConfigurationError, LightningFacesError
-from lightning_faces.records import write_atomic
+from lightning_faces.files import write_atomic
 
 POLL_SECONDS = 1.0
 STOP_SECONDS = 60.0

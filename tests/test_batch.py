@@ -10,7 +10,7 @@ import torch
 
 from lightning_faces.batch import FacePrediction, FaceSpec, check_compatible, collate_faces
 from lightning_faces.errors import ConfigurationError
-from lightning_faces.geometry import invert_affine, transform_points, weak_perspective
+from lightning_faces.geometry import Camera, invert_affine, transform_points, weak_perspective
 
 
 def sample(index: int, **targets: Any) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def test_a_prediction_maps_back_to_the_photograph() -> None:
     vertices = torch.randn(1, 20, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 30
     points = weak_perspective(vertices, pose)
     crop_to_file = torch.tensor([[[2.0, -0.5, 100.0], [0.5, 2.0, 50.0]]], dtype=torch.float64)
-    mapped = FacePrediction(landmarks=points, vertices=points, pose=pose).to_file(crop_to_file)
+    mapped = FacePrediction(landmarks=points, vertices=points, camera=Camera.from_pose(pose)).to_file(crop_to_file)
     torch.testing.assert_close(transform_points(invert_affine(crop_to_file), mapped.landmarks), points)
     assert mapped.pose is not None
     torch.testing.assert_close(weak_perspective(vertices, mapped.pose), mapped.landmarks)

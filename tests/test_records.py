@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from lightning_faces.errors import DataError
+from lightning_faces.files import write_atomic
 from lightning_faces.records import (
     RECORD_VERSION,
     MetricValue,
@@ -18,7 +19,6 @@ from lightning_faces.records import (
     _digest,
     read_record,
     read_samples,
-    write_atomic,
     write_record,
 )
 

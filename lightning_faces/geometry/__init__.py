@@ -2,6 +2,7 @@
 
 from lightning_faces.geometry.alignment import apply_similarity, similarity_transform
 from lightning_faces.geometry.camera import (
+    Camera,
     box_of_points,
     compose_affine,
     crop_matrix,
@@ -15,6 +16,7 @@ from lightning_faces.geometry.camera import (
 from lightning_faces.geometry.rotation import euler_to_matrix, matrix_to_euler
 
 __all__ = [
+    "Camera",
     "apply_similarity",
     "box_of_points",
     "compose_affine",

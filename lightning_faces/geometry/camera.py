@@ -1,4 +1,4 @@
-"""The weak-perspective camera, 2x3 image transforms, and boxes of points.
+"""Cameras, 2x3 image transforms, and boxes of points.
 
 Image frame: pixels, x right, y down, the centre of the top-left pixel is (0, 0), z in the same pixel units and larger
 towards the viewer. Object frame: millimetres, x to the image right of a frontal face, y up, z towards the viewer.
@@ -6,10 +6,98 @@ towards the viewer. Object frame: millimetres, x to the image right of a frontal
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from lightning_faces.geometry.rotation import euler_to_matrix, matrix_to_euler
+
+CameraKind = Literal["weak_perspective", "affine", "perspective"]
+
+
+@dataclass(eq=False)
+class Camera:
+    """Cameras from the object frame (millimetres) to the image frame (pixels), one per face.
+
+    All kinds are a 3x4 matrix P with ``(u w, v w, w) = P (X, Y, Z, 1)`` (Hartley and Zisserman, chapter 6). Weak
+    perspective and affine cameras have the third row (0, 0, 0, 1).
+
+    Attributes:
+        kind: "weak_perspective", "affine" or "perspective".
+        matrix: ``[B, 3, 4]``.
+        pose: ``[B, 6]`` as for :func:`weak_perspective`: the camera itself, or, of another kind, the nearest weak
+            perspective to its affine approximation at the object's origin.
+
+    Example:
+        >>> pose = torch.tensor([[2.0, 0.0, 0.0, 0.0, 50.0, 60.0]])
+        >>> Camera.from_pose(pose).project(torch.tensor([[[10.0, 5.0, 1.0]]]))
+        tensor([[[70., 50.,  2.]]])
+    """
+
+    kind: CameraKind
+    matrix: Tensor
+    pose: Tensor
+
+    @classmethod
+    def from_pose(cls, pose: Tensor) -> Camera:
+        """Weak-perspective cameras of poses ``[B, 6]``, as for :func:`weak_perspective`."""
+        matrix = pose.new_zeros((*pose.shape[:-1], 3, 4))
+        linear = euler_to_matrix(pose[..., 1:4])[..., :2, :] * pose[..., :1, None]
+        matrix[..., :2, :3] = linear * pose.new_tensor([[1.0], [-1.0]])
+        matrix[..., :2, 3] = pose[..., 4:6]
+        matrix[..., 2, 3] = 1.0
+        return cls("weak_perspective", matrix, pose)
+
+    @classmethod
+    def from_matrix(cls, kind: CameraKind, matrix: Tensor) -> Camera:
+        """Cameras of matrices ``[B, 3, 4]``."""
+        linear, offset = _affine_at_origin(matrix)
+        upright = linear * linear.new_tensor([[1.0], [-1.0]])
+        # The nearest two orthogonal rows of one length, and the third by the right-hand rule.
+        u, singular, vt = torch.linalg.svd(upright, full_matrices=False)
+        rows = u @ vt
+        rotation = torch.cat((rows, torch.linalg.cross(rows[..., 0, :], rows[..., 1, :])[..., None, :]), dim=-2)
+        scale = singular.mean(dim=-1, keepdim=True)
+        return cls(kind, matrix, torch.cat((scale, matrix_to_euler(rotation), offset), dim=-1))
+
+    def project(self, points: Tensor) -> Tensor:
+        """Image of object points.
+
+        Args:
+            points: ``[B, N, 3]`` millimetres, object frame.
+
+        Returns:
+            ``[B, N, 3]``, image frame. The depth is that towards the viewer from the object's origin, in pixels at the
+            camera's scale there; weak perspective gives what :func:`weak_perspective` does.
+        """
+        product = points @ self.matrix[..., :3].transpose(-1, -2) + self.matrix[..., None, :, 3]
+        linear, _ = _affine_at_origin(self.matrix)
+        towards = torch.linalg.cross(linear[..., 1, :], linear[..., 0, :])
+        if self.kind == "perspective":
+            scale = torch.linalg.vector_norm(towards, dim=-1, keepdim=True).sqrt()
+            axis = self.matrix[..., 2, :3]
+            towards = -axis / torch.linalg.vector_norm(axis, dim=-1, keepdim=True) * scale
+        else:
+            towards = towards / torch.linalg.vector_norm(towards, dim=-1, keepdim=True).sqrt()
+        depth = points @ towards[..., None]
+        return torch.cat((product[..., :2] / product[..., 2:], depth), dim=-1)
+
+    def transformed(self, matrix: Tensor) -> Camera:
+        """The cameras after similarities ``[B, 2, 3]`` of the image."""
+        moved = matrix[..., :2] @ self.matrix[..., :2, :] + matrix[..., 2:] * self.matrix[..., 2:, :]
+        moved = torch.cat((moved, self.matrix[..., 2:, :]), dim=-2)
+        if self.kind == "weak_perspective":
+            return Camera(self.kind, moved, transform_pose(matrix, self.pose))
+        return Camera.from_matrix(self.kind, moved)
+
+
+def _affine_at_origin(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Derivative ``[B, 2, 3]`` and value ``[B, 2]`` of a camera's image at the object's origin."""
+    offset = matrix[..., :2, 3] / matrix[..., 2:, 3]
+    linear = (matrix[..., :2, :3] - offset[..., None] * matrix[..., 2:, :3]) / matrix[..., 2:, 3:]
+    return linear, offset
 
 
 def weak_perspective(points: Tensor, pose: Tensor) -> Tensor:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from lightning_faces.batch import FaceBatch, FacePrediction, FaceSpec
 from lightning_faces.geometry.landmarks import num_landmarks
-from lightning_faces.methods.base import FaceMethod, image_to_unit, masked_mean, unit_to_image
+from lightning_faces.methods.base import FaceMethod, Term, image_to_unit, masked_term, unit_to_image
 
 
 class MeanLandmarks(FaceMethod):
@@ -36,11 +36,11 @@ class MeanLandmarks(FaceMethod):
         """Any data of the same landmark scheme."""
         return FaceSpec(landmark_scheme=self.landmark_scheme)
 
-    def losses(self, batch: FaceBatch) -> dict[str, Tensor]:
-        """Half the squared distance to the mean, in units of the image."""
+    def terms(self, batch: FaceBatch) -> dict[str, Term]:
+        """``distance``: half the squared distance to the mean, in units of the image."""
         error = self.mean - image_to_unit(batch["landmarks"], batch["image"].shape[-1])
         known = batch["has"]["landmarks"]
-        return {"total": masked_mean(error.square().sum(dim=(1, 2)) / 2, known)}
+        return {"distance": masked_term((error.square().sum(dim=(1, 2)) / 2)[:, None], known[:, None])}
 
     def predict_faces(self, batch: FaceBatch) -> FacePrediction:
         """The mean landmarks, once per image."""

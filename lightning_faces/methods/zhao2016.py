@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ from lightning_faces.batch import FaceBatch, FacePrediction, FaceSpec
 from lightning_faces.errors import ConfigurationError
 from lightning_faces.geometry.landmarks import num_landmarks
 from lightning_faces.geometry.rotation import euler_to_matrix
-from lightning_faces.methods.base import FaceMethod, image_to_unit, masked_mean, unit_to_image
+from lightning_faces.methods.base import FaceMethod, Term, image_to_unit, masked_term, unit_to_image
 from lightning_faces.methods.timm_models import TimmModel
 
 
@@ -142,7 +143,7 @@ def standardize(points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return (points - mean) / scale.clamp(min=torch.finfo(scale.dtype).tiny), mean, scale
 
 
-def local_loss(points: Tensor, target: Tensor, mask: Tensor, squared: bool = True) -> Tensor:
+def local_loss(points: Tensor, target: Tensor, mask: Tensor, squared: bool = True) -> Term:
     """Squared distance, mean over landmarks and faces (eq. 2).
 
     Args:
@@ -152,10 +153,10 @@ def local_loss(points: Tensor, target: Tensor, mask: Tensor, squared: bool = Tru
         squared: As printed; without, the mean distance, which rare large errors dominate less.
     """
     error = points - target
-    return masked_mean(error.square().sum(dim=-1) if squared else torch.linalg.vector_norm(error, dim=-1), mask)
+    return masked_term(error.square().sum(dim=-1) if squared else torch.linalg.vector_norm(error, dim=-1), mask)
 
 
-def pairwise_loss(points: Tensor, target: Tensor, mask: Tensor, norm: float = 2.0) -> Tensor:
+def pairwise_loss(points: Tensor, target: Tensor, mask: Tensor, norm: float = 2.0) -> Term:
     """Squared difference of the distances within all pairs of landmarks (eq. 4), mean over faces.
 
     Args:
@@ -173,7 +174,7 @@ def pairwise_loss(points: Tensor, target: Tensor, mask: Tensor, norm: float = 2.
     return _mean_over_pairs(difference.square(), mask)
 
 
-def error_difference_loss(points: Tensor, target: Tensor, mask: Tensor, exponent: float = 2.0) -> Tensor:
+def error_difference_loss(points: Tensor, target: Tensor, mask: Tensor, exponent: float = 2.0) -> Term:
     """The constraint that the paper sets its pairwise term against (eq. 3): equal errors at all landmarks.
 
     Args:
@@ -191,15 +192,15 @@ def error_difference_loss(points: Tensor, target: Tensor, mask: Tensor, exponent
     return _mean_over_pairs((squared + 1e-12).pow(exponent / 2) if exponent != 2 else squared, mask)
 
 
-def _mean_over_pairs(values: Tensor, mask: Tensor) -> Tensor:
+def _mean_over_pairs(values: Tensor, mask: Tensor) -> Term:
     both = mask[:, :, None] & mask[:, None]
     count = mask.sum(dim=1)
     upper = (values * both).triu(diagonal=1).sum(dim=(1, 2))
     faces = count > 1
-    return masked_mean(2 * upper / (count * (count + 1)).clamp(min=1), faces)
+    return masked_term((2 * upper / (count * (count + 1)).clamp(min=1))[:, None], faces[:, None])
 
 
-def depth_loss(depth: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+def depth_loss(depth: Tensor, target: Tensor, mask: Tensor) -> Term:
     """Euclidean distance of the standardised depths of a face, un-squared (eq. 11), mean over faces.
 
     Args:
@@ -207,7 +208,7 @@ def depth_loss(depth: Tensor, target: Tensor, mask: Tensor) -> Tensor:
         target: ``[B, l]``.
         mask: Bool ``[B]``, faces whose depth is known.
     """
-    return masked_mean(torch.linalg.vector_norm(depth - target, dim=1), mask)
+    return masked_term(torch.linalg.vector_norm(depth - target, dim=1)[:, None], mask[:, None])
 
 
 class Zhao2016(FaceMethod):
@@ -324,31 +325,29 @@ class Zhao2016(FaceMethod):
         standard, _, scale = standardize(points)
         return torch.cat((points, self.depth_network(standard)[..., None] * scale), dim=-1)
 
-    def losses(self, batch: FaceBatch) -> dict[str, Tensor]:
+    def terms(self, batch: FaceBatch) -> dict[str, Term]:
         """``local`` (eq. 2), ``pairwise`` (eq. 3 or 4) and ``depth`` (eq. 11), as far as the stage has them."""
         target = image_to_unit(batch["landmarks"], self.image_size)
         known = batch["landmark_mask"] & batch["has"]["landmarks"][:, None, None]
         with_depth = known[..., 2].all(dim=1)
-        terms: dict[str, Tensor] = {}
-        total = target.new_zeros(())
+        terms: dict[str, Term] = {}
         points = None
         if self.stage != "depth":
             points = self.landmark_network(batch["image"])
             flat, mask = target[..., :2], known[..., 0] & known[..., 1]
             terms["local"] = local_loss(points, flat, mask, self.squared)
-            total = total + terms["local"]
             if self.pairwise == "distances":
-                terms["pairwise"] = pairwise_loss(points, flat, mask, self.pairwise_norm)
+                pairwise = pairwise_loss(points, flat, mask, self.pairwise_norm)
+                terms["pairwise"] = replace(pairwise, weight=self.pairwise_weight)
             elif self.pairwise == "errors":
-                terms["pairwise"] = error_difference_loss(points, flat, mask, self.error_exponent)
-            if "pairwise" in terms:
-                total = total + self.pairwise_weight * terms["pairwise"]
+                pairwise = error_difference_loss(points, flat, mask, self.error_exponent)
+                terms["pairwise"] = replace(pairwise, weight=self.pairwise_weight)
         if self.stage != "landmarks":
-            terms["depth"] = self._depth_term(target, points, with_depth)
-            total = total + self.depth_weight * terms["depth"]
-        return {**terms, "total": total}
+            depth = self._depth_term(target, points, with_depth)
+            terms["depth"] = replace(depth, weight=self.depth_weight)
+        return terms
 
-    def _depth_term(self, target: Tensor, points: Tensor | None, known: Tensor) -> Tensor:
+    def _depth_term(self, target: Tensor, points: Tensor | None, known: Tensor) -> Term:
         if self.stage == "end_to_end" and points is not None:
             return depth_loss(self.depth_network(standardize(points)[0]), standardize(target)[0][..., 2], known)
         views = self._new_views(target) if self.training else target

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_faces.errors import ConfigurationError, DataError
-from lightning_faces.records import write_atomic
+from lightning_faces.files import write_atomic
 
 FORMAT_VERSION = 1
 """Version of the .npz layout that :meth:`MorphableModel.save` writes."""

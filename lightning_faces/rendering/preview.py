@@ -18,8 +18,8 @@ from PIL import Image
 from torch import Tensor
 
 from lightning_faces.errors import ConfigurationError
+from lightning_faces.files import write_atomic
 from lightning_faces.morphable import MorphableModel
-from lightning_faces.records import write_atomic
 from lightning_faces.rendering.synthesis import FaceSynthesizer, SynthesisOptions
 
 ZOOM = 2

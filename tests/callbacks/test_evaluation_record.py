@@ -15,7 +15,9 @@ from torch.utils.data import DataLoader, Dataset
 from callbacks.evaluation_record import EvaluationRecord, _Evaluation, summarise
 from lightning_faces.batch import FaceBatch, FacePrediction, FaceSpec, collate_faces
 from lightning_faces.errors import DataError
+from lightning_faces.geometry import Camera
 from lightning_faces.methods import FaceMethod
+from lightning_faces.methods.base import Term
 from lightning_faces.records import read_record, read_samples
 from tests.metrics import reference
 
@@ -90,8 +92,9 @@ class Noisy(FaceMethod):
         super().__init__(lambda parameters: torch.optim.SGD(parameters, lr=0.0), None, "epoch")
         self.shift = torch.nn.Parameter(torch.zeros(3))
 
-    def losses(self, batch: FaceBatch) -> dict[str, Tensor]:
-        return {"total": self.shift.square().sum()}
+    def terms(self, batch: FaceBatch) -> dict[str, Term]:
+        size = len(batch["index"])
+        return {"shift": Term(self.shift.square().sum().expand(size), torch.ones(size))}
 
     def predict_faces(self, batch: FaceBatch) -> FacePrediction:
         def noise(key: str, size: float) -> Tensor:
@@ -101,7 +104,12 @@ class Noisy(FaceMethod):
         landmarks = noise("landmarks", 1.0) + self.shift
         for index in self.broken:
             landmarks[batch["index"] == index] = float("nan")
-        return FacePrediction(landmarks, noise("vertices", 0.5), noise("coefficients", 0.3), noise("pose", 0.1))
+        return FacePrediction(
+            landmarks,
+            noise("vertices", 0.5),
+            coefficients=noise("coefficients", 0.3),
+            camera=Camera.from_pose(noise("pose", 0.1)),
+        )
 
 
 def trainer(folder: Path, **options: Any) -> Trainer:
@@ -239,7 +247,7 @@ class Shifted(Noisy):
     def predict_faces(self, batch: FaceBatch) -> FacePrediction:
         vertices = batch["vertices"] + torch.tensor((0.0, 0.0, 300.0))
         vertices[:, 10:] = 0
-        return FacePrediction(batch["landmarks"] + self.shift, vertices, pose=batch["pose"])
+        return FacePrediction(batch["landmarks"] + self.shift, vertices, camera=Camera.from_pose(batch["pose"]))
 
     def test_step(self, batch: FaceBatch, batch_idx: int) -> dict[str, Any]:
         return {**super().test_step(batch, batch_idx), "vertex_ids": torch.arange(10)}
@@ -261,7 +269,9 @@ class Collapsed(Noisy):
     def predict_faces(self, batch: FaceBatch) -> FacePrediction:
         middle = batch["vertices"][:, :1]
         return FacePrediction(
-            batch["landmarks"] + self.shift, middle + 0.01 * (batch["vertices"] - middle), pose=batch["pose"]
+            batch["landmarks"] + self.shift,
+            middle + 0.01 * (batch["vertices"] - middle),
+            camera=Camera.from_pose(batch["pose"]),
         )
 
 

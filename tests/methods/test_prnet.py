@@ -33,6 +33,7 @@ from lightning_faces.morphable import MorphableModel
 from lightning_faces.morphable.uvmap import UVGrid
 from lightning_faces.records import Record, read_record
 from tests.fakes.photographs import fake_face_model, write_aflw2000, write_table
+from tests.methods.losses import loss_of
 
 
 @pytest.fixture(scope="module")
@@ -244,18 +245,18 @@ def test_targets_outside_the_image_are_not_clipped(model: MorphableModel, grid: 
     method = PRNet(image_size=64, width=2).eval()
     batch, _ = face_batch(model, grid, 2, 64)
     batch["position_map"][:, 0] += 1e5
-    loss = float(method.losses(batch)["total"].detach())
+    loss = float(loss_of(method, batch).detach())
     assert loss == pytest.approx(1e5 / 64, rel=1e-2)
     batch["position_map"][:, 0] -= 2e5
-    assert float(method.losses(batch)["total"].detach()) == pytest.approx(1e5 / 64, rel=1e-2)
+    assert float(loss_of(method, batch).detach()) == pytest.approx(1e5 / 64, rel=1e-2)
 
 
 def test_depth_origin_of_the_target_does_not_matter(model: MorphableModel, grid: UVGrid) -> None:
     method = PRNet(image_size=64, width=2).eval()
     batch, _ = face_batch(model, grid, 2, 64)
-    loss = method.losses(batch)["total"]
+    loss = loss_of(method, batch)
     batch["position_map"][:, 2] += 1000
-    torch.testing.assert_close(method.losses(batch)["total"], loss, rtol=1e-4, atol=0)
+    torch.testing.assert_close(loss_of(method, batch), loss, rtol=1e-4, atol=0)
 
 
 def test_samples_without_a_map_add_nothing(model: MorphableModel, grid: UVGrid) -> None:
@@ -266,9 +267,9 @@ def test_samples_without_a_map_add_nothing(model: MorphableModel, grid: UVGrid) 
     batch["position_map"][1:] = 0
     target = depth_from_minimum(first["position_map"][:1], grid.mask) / 64
     expected = position_map_loss(method.network(first["image"])[:1], target, method.weights)[0]
-    torch.testing.assert_close(method.losses(batch)["total"], expected)
+    torch.testing.assert_close(loss_of(method, batch), expected)
     batch["has"]["position_map"][:] = False
-    assert float(method.losses(batch)["total"].detach()) == 0.0
+    assert float(loss_of(method, batch).detach()) == 0.0
 
 
 # Maps in UV space ----------------------------------------------------------------------------------------------------
@@ -496,7 +497,7 @@ def test_overfits_eight_faces(model: MorphableModel) -> None:
         # the end of the training is on the running statistics, as the evaluation is.
         method.train(step < 0.9 * steps)
         optimizer.zero_grad()
-        method.losses(batch)["total"].backward()
+        loss_of(method, batch).backward()
         optimizer.step()
         schedule.step()
     with torch.no_grad():
@@ -520,7 +521,7 @@ def test_paper_exact_network_learns_in_50_full_size_steps(model: MorphableModel)
         half: Any = {key: batch[key][part] for key in ("image", "position_map")}  # type: ignore[literal-required]
         half["has"] = {"position_map": batch["has"]["position_map"][part]}
         optimizer.zero_grad()
-        loss = method.losses(half)["total"]
+        loss = loss_of(method, half)
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))

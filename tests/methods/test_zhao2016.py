@@ -16,6 +16,7 @@ from lightning_faces.batch import FaceBatch, collate_faces
 from lightning_faces.cli import main as cli_main
 from lightning_faces.errors import ConfigurationError
 from lightning_faces.methods import Zhao2016
+from lightning_faces.methods.base import term_means, weighted_sum
 from lightning_faces.methods.zhao2016 import (
     DepthNetwork,
     depth_loss,
@@ -25,6 +26,7 @@ from lightning_faces.methods.zhao2016 import (
     standardize,
 )
 from lightning_faces.records import read_record
+from tests.methods.losses import loss_of, mean_of
 
 SHAPES: dict[str, tuple[int, ...]] = {
     "landmarks": (68, 3),
@@ -85,7 +87,7 @@ def test_pairwise_loss_is_equation_4(norm: float) -> None:
         points(1),
         lambda fj, fk, oj, ok: (np.linalg.norm(fj - fk, norm) - np.linalg.norm(oj - ok, norm)) ** 2,
     )
-    assert float(pairwise_loss(points(0), points(1), ALL, norm)) == pytest.approx(expected, rel=1e-12)
+    assert float(mean_of(pairwise_loss(points(0), points(1), ALL, norm))) == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("exponent", [1.0, 2.0, 3.0])
@@ -95,15 +97,17 @@ def test_error_difference_loss_is_equation_3(exponent: float) -> None:
         points(1),
         lambda fj, fk, oj, ok: np.linalg.norm((fj - oj) - (fk - ok)) ** exponent,
     )
-    assert float(error_difference_loss(points(0), points(1), ALL, exponent)) == pytest.approx(expected, rel=1e-9)
+    assert float(mean_of(error_difference_loss(points(0), points(1), ALL, exponent))) == pytest.approx(
+        expected, rel=1e-9
+    )
 
 
 def test_a_common_shift_costs_the_local_term_only() -> None:
     target = points(1)
     shifted = target + torch.tensor([0.3, -0.4])
-    assert float(local_loss(shifted, target, ALL)) == pytest.approx(0.25)
-    assert float(pairwise_loss(shifted, target, ALL)) == pytest.approx(0, abs=1e-20)
-    assert float(error_difference_loss(shifted, target, ALL)) == pytest.approx(0, abs=1e-20)
+    assert float(mean_of(local_loss(shifted, target, ALL))) == pytest.approx(0.25)
+    assert float(mean_of(pairwise_loss(shifted, target, ALL))) == pytest.approx(0, abs=1e-20)
+    assert float(mean_of(error_difference_loss(shifted, target, ALL))) == pytest.approx(0, abs=1e-20)
 
 
 @pytest.mark.parametrize("loss", [local_loss, pairwise_loss, error_difference_loss])
@@ -113,15 +117,15 @@ def test_unmarked_landmarks_change_nothing(loss: Any) -> None:
     spoiled = points(0)
     spoiled[:, 5:] = 1e3
     small = torch.ones(3, 5, dtype=torch.bool)
-    expected = loss(points(0)[:, :5], points(1)[:, :5], small)
-    torch.testing.assert_close(loss(spoiled, points(1), mask), expected)
-    assert float(loss(points(0), points(1), torch.zeros_like(ALL))) == 0.0
+    expected = mean_of(loss(points(0)[:, :5], points(1)[:, :5], small))
+    torch.testing.assert_close(mean_of(loss(spoiled, points(1), mask)), expected)
+    assert float(mean_of(loss(points(0), points(1), torch.zeros_like(ALL)))) == 0.0
 
 
 @pytest.mark.parametrize("loss", [pairwise_loss, lambda f, o, m: error_difference_loss(f, o, m, 1.0)])
 def test_gradients_are_finite_where_points_coincide(loss: Any) -> None:
     f = torch.zeros(3, 7, 2, dtype=torch.float64, requires_grad=True)
-    loss(f, torch.zeros(3, 7, 2, dtype=torch.float64), ALL).backward()
+    mean_of(loss(f, torch.zeros(3, 7, 2, dtype=torch.float64), ALL)).backward()
     assert f.grad is not None
     assert bool(f.grad.isfinite().all())
 
@@ -138,7 +142,7 @@ def test_standardization_is_equation_9() -> None:
 
 def test_depth_loss_is_the_unsquared_distance() -> None:
     depth, target = torch.zeros(2, 4), torch.tensor([[3.0, 4.0, 0.0, 0.0], [1e6, 0.0, 0.0, 0.0]])
-    assert float(depth_loss(depth, target, torch.tensor([True, False]))) == pytest.approx(5.0)
+    assert float(mean_of(depth_loss(depth, target, torch.tensor([True, False])))) == pytest.approx(5.0)
 
 
 def test_printed_depth_network_cannot_leave_the_range_of_tanh() -> None:
@@ -158,9 +162,10 @@ def test_two_dimensional_samples_train_the_landmark_network_only() -> None:
     batch["landmark_mask"][..., 2] = False
     batch["landmarks"][..., 2] = 0
     method = Zhao2016(image_size=32, channels=(4, 4, 4, 4), hidden=16)
-    losses = method.losses(batch)
-    losses["total"].backward()
-    assert float(losses["depth"].detach()) == 0.0
+    terms = method.terms(batch)
+    means = term_means(terms)
+    weighted_sum(terms, means).backward()
+    assert float(means["depth"].detach()) == 0.0
     assert all(not bool(p.grad.any()) for p in method.depth_network.parameters() if p.grad is not None)
     assert all(bool(p.grad.any()) for p in method.landmark_network.regression.parameters() if p.grad is not None)
 
@@ -172,7 +177,7 @@ def test_two_dimensional_samples_train_the_landmark_network_only() -> None:
 def test_stages_train_their_part(stage: Any, landmarks_move: bool, depth_moves: bool) -> None:
     torch.manual_seed(0)
     method = Zhao2016(image_size=32, channels=(4, 4, 4, 4), hidden=16, stage=stage)
-    method.losses(face_batch(4))["total"].backward()
+    loss_of(method, face_batch(4)).backward()
     trained = [
         any(p.grad is not None and bool(p.grad.any()) for p in part.parameters())
         for part in (method.landmark_network, method.depth_network)
@@ -199,7 +204,7 @@ def test_overfits_sixteen_faces() -> None:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
     for _ in range(steps):
         optimizer.zero_grad()
-        method.losses(batch)["total"].backward()
+        loss_of(method, batch).backward()
         optimizer.step()
         schedule.step()
     method.eval()
@@ -238,10 +243,11 @@ def test_a_timm_model_stands_in_for_the_2d_network() -> None:
     losses = []
     for _ in range(60):
         optimizer.zero_grad()
-        terms = method.losses(batch)
-        terms["total"].backward()
+        terms = method.terms(batch)
+        means = term_means(terms)
+        weighted_sum(terms, means).backward()
         optimizer.step()
-        losses.append(float(terms["local"].detach()))
+        losses.append(float(means["local"].detach()))
     assert losses[-1] < 0.2 * losses[0]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert method(batch["image"]).dtype == torch.float32
@@ -251,8 +257,8 @@ def test_the_local_loss_is_a_mean_distance_without_squares() -> None:
     target = torch.zeros(1, 2, 2)
     predicted = torch.tensor([[[3.0, 4.0], [0.0, 1.0]]])
     mask = torch.ones(1, 2, dtype=torch.bool)
-    assert float(local_loss(predicted, target, mask)) == 13.0
-    assert float(local_loss(predicted, target, mask, squared=False)) == 3.0
+    assert float(mean_of(local_loss(predicted, target, mask))) == 13.0
+    assert float(mean_of(local_loss(predicted, target, mask, squared=False))) == 3.0
 
 
 @pytest.mark.parametrize(
@@ -291,9 +297,10 @@ def test_a_sample_without_landmarks_leaves_the_loss_finite() -> None:
         batch[key][2] = 0  # type: ignore[literal-required]
     batch["has"]["landmarks"][2] = False
     method = Zhao2016(image_size=32, channels=(4, 4, 4, 4), hidden=16, dropout=0.0)
-    losses = method.losses(batch)
-    losses["total"].backward()
-    assert float(losses["depth"].detach()) > 0
+    terms = method.terms(batch)
+    means = term_means(terms)
+    weighted_sum(terms, means).backward()
+    assert float(means["depth"].detach()) > 0
     assert all(bool(p.grad.isfinite().all()) for p in method.parameters() if p.grad is not None)
 
 

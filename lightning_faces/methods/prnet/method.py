@@ -12,9 +12,9 @@ from torchmetrics import MetricCollection
 from lightning_faces.batch import FaceBatch, FacePrediction, FaceSpec
 from lightning_faces.errors import ConfigurationError
 from lightning_faces.geometry.alignment import similarity_transform
-from lightning_faces.geometry.camera import weak_perspective
+from lightning_faces.geometry.camera import Camera, weak_perspective
 from lightning_faces.geometry.rotation import matrix_to_euler
-from lightning_faces.methods.base import FaceMethod, image_to_unit, masked_mean
+from lightning_faces.methods.base import FaceMethod, Term, image_to_unit, masked_term
 from lightning_faces.methods.prnet.loss import depth_from_minimum, position_map_loss
 from lightning_faces.methods.prnet.network import PositionMapNetwork
 from lightning_faces.metrics import NormalizedMeanError
@@ -117,11 +117,11 @@ class PRNet(FaceMethod):
         """
         return self.network(image).float() * self.image_size  # type: ignore[no-any-return]
 
-    def losses(self, batch: FaceBatch) -> dict[str, Tensor]:
-        """``total``: equation 1 as a weighted mean, in units of the image's side."""
+    def terms(self, batch: FaceBatch) -> dict[str, Term]:
+        """``position_map``: equation 1 as a weighted mean, in units of the image's side."""
         target = depth_from_minimum(batch["position_map"], self.uv.mask) / self.image_size
         per_face = position_map_loss(self.network(batch["image"]), target, self.weights, self.squared)
-        return {"total": masked_mean(per_face, batch["has"]["position_map"])}
+        return {"position_map": masked_term(per_face[:, None], batch["has"]["position_map"][:, None])}
 
     def predict_faces(self, batch: FaceBatch) -> FacePrediction:
         """Landmarks, vertices and pose; see :meth:`read_faces`."""
@@ -143,7 +143,7 @@ class PRNet(FaceMethod):
         vertices = weak_perspective(self.face_model.mean.to(maps.dtype), pose)
         vertices[..., 2] += depth[:, None]
         vertices = vertices.index_copy(1, self.learnt_vertices, points)
-        return FacePrediction(landmarks=self.uv.landmarks(maps), vertices=vertices, pose=pose)
+        return FacePrediction(landmarks=self.uv.landmarks(maps), vertices=vertices, camera=Camera.from_pose(pose))
 
     def fit_pose(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Pose of the canonical face by the least-squares similarity.
