@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import re
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
@@ -173,8 +174,12 @@ class FaceMethod(LightningModule, ABC):
             }
         )
         self._metric_attributes = None  # Lightning looks for metrics once
+        if self.make_optimizer is not None:
+            return
+        # ModelCheckpoint would have the state before an optimizer's step, and there is none.
+        warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
         strategy = self.trainer.strategy
-        if self.make_optimizer is None and isinstance(strategy, DDPStrategy):
+        if isinstance(strategy, DDPStrategy):
             # The wrapper refuses a module without gradients, and copies rank 0's buffers to all before each batch.
             strategy.configure_ddp = self._share_state  # type: ignore[method-assign]
 
