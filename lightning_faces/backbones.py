@@ -84,7 +84,7 @@ class Backbone(nn.Module):
         self.pooled, self.maps = pooled, maps
         self._option = f"{option}: timm model {name!r}"
         if ":" in name or not timm.is_model(name):
-            near = timm.list_models(f"*{re.split('[^a-z0-9]', name.lower())[0]}*")[:3]
+            near = timm.list_models(f"{re.split('[^a-z0-9]', name.lower())[0]}*")[:3]
             hint = f", for instance {' or '.join(near)}" if near else ""
             use = f"use {own!r} or" if own else "use"
             raise ConfigurationError(f"{option} is {name!r}: {use} a timm model's name{hint}.")

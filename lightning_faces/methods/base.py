@@ -268,10 +268,21 @@ class FaceMethod(LightningModule, ABC):
         return term_means(terms, self._trainer.world_size, reduce)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Optimizer and schedule over the parameters that require a gradient."""
+        """Optimizer and schedule over the parameters that require a gradient.
+
+        Raises:
+            ConfigurationError: If the optimizer's ``eps`` vanishes in the precision of the weights.
+        """
         if self.make_optimizer is None:
             return []
         optimizer = self.make_optimizer([p for p in self.parameters() if p.requires_grad])
+        for group in optimizer.param_groups:
+            # Squares of gradients below 2e-4 are 0 there, so a small eps divides by nothing.
+            if any(p.dtype == torch.float16 for p in group["params"]) and group.get("eps", 1) < 1e-4:
+                raise ConfigurationError(
+                    f"Optimizer option eps is {group['eps']}, which is too small for weights in float16: use the "
+                    "trainer's precision bf16-mixed or 16-mixed, or an eps of at least 1e-4."
+                )
         if self.make_lr_scheduler is None:
             return optimizer
         scheduler = self.make_lr_scheduler(optimizer)
