@@ -156,5 +156,7 @@ def test_published_weights_are_fetched_on_request_alone(monkeypatch: pytest.Monk
     with without_pretrained():
         Backbone("option encoder", "resnet10t", 64, True)
     assert asked == [False, False]
-    with pytest.raises(ConfigurationError, match="cannot be fetched .no route to the host.: set pretrained to false"):
+    with pytest.raises(
+        ConfigurationError, match=r"cannot be fetched \(no route to the host\): set pretrained to false"
+    ):
         Backbone("option encoder", "resnet10t", 64, True)

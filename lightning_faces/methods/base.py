@@ -166,13 +166,10 @@ class FaceMethod(LightningModule, ABC):
         for name in self.prediction_names:
             if not re.fullmatch(r"[a-z0-9_]+", name) and self.prediction_names != ("",):
                 raise ConfigurationError(f"{type(self).__name__} has a prediction {name!r}: use letters, digits and _.")
-        self.named_metrics = nn.ModuleDict(
-            {
-                f"{split}_{name}": landmark_metrics().clone(prefix=f"{split}/{name}/")
-                for name in self.prediction_names[:-1]
-                for split in ("val", "test")
-            }
-        )
+        self.named_metrics = nn.ModuleDict()
+        for split in ("val", "test"):
+            for name in self.prediction_names[:-1]:
+                self.named_metrics[f"{split}_{name}"] = landmark_metrics().clone(prefix=f"{split}/{name}/")
         self._metric_attributes = None  # Lightning looks for metrics once
         if self.make_optimizer is not None:
             return
@@ -253,9 +250,9 @@ class FaceMethod(LightningModule, ABC):
                 f"{type(self).__name__}.predict_named gives {list(predictions)}, but prediction_names are "
                 f"{list(self.prediction_names)}."
             )
-        *others, default = predictions
-        for name, collection in ((default, metrics), *((n, self.named_metrics[f"{split}_{n}"]) for n in others)):
-            prediction = predictions[name]
+        *_, default = predictions
+        for name, prediction in predictions.items():
+            collection: Any = metrics if name == default else self.named_metrics[f"{split}_{name}"]
             collection.update(**landmark_arguments(prediction.landmarks, _where_valid(batch, prediction)))
             # Metric objects, not values: Lightning computes them once, over all ranks.
             self.log_dict(collection, batch_size=len(batch["index"]), prog_bar=name == default)
@@ -313,7 +310,7 @@ def in_full_precision(faces: FacePrediction) -> FacePrediction:
 
     camera = faces.camera
     if camera is not None:
-        camera = replace(camera, matrix=full_precision(camera.matrix), pose=full(camera.pose))
+        camera = replace(camera, matrix=full_precision(camera.matrix), pose=full_precision(camera.pose))
     return replace(
         faces,
         landmarks=full_precision(faces.landmarks),

@@ -63,7 +63,7 @@ class PaperBackbone(nn.Module):
 
     def extract(self, image: Tensor) -> Features:
         """Features of images ``[B, 3, S, S]`` in [0, 1]."""
-        features = self.layers(image.to(self.layers[0].weight.dtype) - 0.5)
+        features = self.layers(image.to(next(self.parameters()).dtype) - 0.5)
         return Features(features.flatten(1), (features,))
 
 
