@@ -157,6 +157,6 @@ def test_published_weights_are_fetched_on_request_alone(monkeypatch: pytest.Monk
         Backbone("option encoder", "resnet10t", 64, True)
     assert asked == [False, False]
     with pytest.raises(
-        ConfigurationError, match=r"cannot be fetched \(no route to the host\): set pretrained to false"
+        ConfigurationError, match=r"fetched \(no route to the host\): set pretrained to false"
     ):
         Backbone("option encoder", "resnet10t", 64, True)
