@@ -25,7 +25,7 @@ from lightning_faces.methods.zhao2016 import (
     pairwise_loss,
     standardize,
 )
-from lightning_faces.records import read_record
+from lightning_faces.evaluation.records import read_record
 from tests.methods.losses import loss_of, mean_of
 
 SHAPES: dict[str, tuple[int, ...]] = {
