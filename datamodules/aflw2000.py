@@ -12,8 +12,8 @@ from datamodules.dense import DenseTargets
 from datamodules.files import OnError
 from datamodules.fitted import Box, Fields, FittedFaceDataModule, FittedFaceDataset, FittedPose, photograph_pairs
 from datamodules.matfile import read_mat
-from datamodules.splits import balanced_draw
 from lightning_faces.errors import ConfigurationError, DataError
+from lightning_faces.yaw_bins import balanced_draw
 
 
 class AFLW20003DDataset(FittedFaceDataset):

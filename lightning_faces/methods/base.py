@@ -17,15 +17,15 @@ from lightning import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.types import LRSchedulerConfigType, OptimizerLRScheduler
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from torchmetrics import MetricCollection
 
 from lightning_faces.batch import FaceBatch, FacePrediction, FaceSpec
 from lightning_faces.errors import ConfigurationError
+from lightning_faces.evaluation.scorer import Scorer, shared_model
+from lightning_faces.evaluation.scores import Stage, logged_scores
 from lightning_faces.geometry.frames import image_to_unit, unit_to_image
 from lightning_faces.heads.terms import Term, TermMean, full_precision, masked_term, term_means, weighted_sum
-from lightning_faces.metrics import landmark_arguments, landmark_metrics
 
 __all__ = [
     "FaceMethod",
@@ -91,9 +91,8 @@ class FaceMethod(LightningModule, ABC):
         self.lr_scheduler_interval = lr_scheduler_interval
         self.automatic_optimization = optimizer is not None
         self.save_hyperparameters(ignore=[*self._not_saved()])
-        self.val_metrics = landmark_metrics().clone(prefix="val/")
-        self.test_metrics = landmark_metrics(yaw_bins=True).clone(prefix="test/")
         self.val_loss = TermMean()
+        self._scorers: dict[str, Scorer] = {}
         self._pass_start: dict[str, Any] | None = None
 
     @classmethod
@@ -158,7 +157,7 @@ class FaceMethod(LightningModule, ABC):
     # Steps -----------------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Make the metrics of the named predictions; keep DDP's wrapper away from a method without gradients.
+        """Check the names of the predictions; keep DDP's wrapper away from a method without gradients.
 
         Raises:
             ConfigurationError: If a prediction's name cannot be part of a file's name.
@@ -166,11 +165,6 @@ class FaceMethod(LightningModule, ABC):
         for name in self.prediction_names:
             if not re.fullmatch(r"[a-z0-9_]+", name) and self.prediction_names != ("",):
                 raise ConfigurationError(f"{type(self).__name__} has a prediction {name!r}: use letters, digits and _.")
-        self.named_metrics = nn.ModuleDict()
-        for split in ("val", "test"):
-            for name in self.prediction_names[:-1]:
-                self.named_metrics[f"{split}_{name}"] = landmark_metrics().clone(prefix=f"{split}/{name}/")
-        self._metric_attributes = None  # Lightning looks for metrics once
         if self.make_optimizer is not None:
             return
         # ModelCheckpoint would have the state before an optimizer's step, and there is none.
@@ -233,30 +227,49 @@ class FaceMethod(LightningModule, ABC):
         if self.make_optimizer is not None:
             self.val_loss.update(self.terms(batch))
             self.log("val/loss", self.val_loss, batch_size=len(batch["index"]))
-        return self._evaluate(batch, "val", self.val_metrics)
+        return self._evaluate(batch, "val")
 
     def test_step(self, batch: FaceBatch, batch_idx: int) -> dict[str, Any]:
         """Score one batch; its predictions go to callbacks as ``prediction`` (the default) and ``predictions``."""
-        return self._evaluate(batch, "test", self.test_metrics)
+        return self._evaluate(batch, "test")
 
     def predict_step(self, batch: FaceBatch, batch_idx: int) -> FacePrediction:
         """The faces of a batch in the pixels of their files."""
         return in_full_precision(self.predict_faces(batch)).to_file(full_precision(batch["crop_to_file"]))
 
-    def _evaluate(self, batch: FaceBatch, split: str, metrics: MetricCollection) -> dict[str, Any]:
+    def on_validation_epoch_end(self) -> None:
+        """Log the scores of the validation."""
+        self._log_scores("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the scores of the test."""
+        self._log_scores("test")
+
+    def _evaluate(self, batch: FaceBatch, stage: Stage) -> dict[str, Any]:
         predictions = {name: in_full_precision(faces) for name, faces in self.predict_named(batch).items()}
         if tuple(predictions) != tuple(self.prediction_names):
             raise TypeError(
                 f"{type(self).__name__}.predict_named gives {list(predictions)}, but prediction_names are "
                 f"{list(self.prediction_names)}."
             )
-        *_, default = predictions
+        if not self._scorers:
+            data = getattr(self._trainer, "datamodule", None)
+            shared = shared_model(self, data)
+            self._scorers = {name: Scorer(logged_scores(stage), shared) for name in self.prediction_names}
         for name, prediction in predictions.items():
-            collection: Any = metrics if name == default else self.named_metrics[f"{split}_{name}"]
-            collection.update(**landmark_arguments(prediction.landmarks, _where_valid(batch, prediction)))
-            # Metric objects, not values: Lightning computes them once, over all ranks.
-            self.log_dict(collection, batch_size=len(batch["index"]), prog_bar=name == default)
-        return {"prediction": predictions[default], "predictions": predictions}
+            self._scorers[name].update(prediction, batch)
+        return {"prediction": predictions[self.prediction_names[-1]], "predictions": predictions}
+
+    def _log_scores(self, stage: Stage) -> None:
+        """Log the means over all ranks; of a prediction that is not the default, below its name."""
+        # A rank without a single batch takes part too.
+        for name in self.prediction_names:
+            scored = self._scorers.get(name, Scorer(logged_scores(stage))).gather()
+            default = name == self.prediction_names[-1]
+            prefix = f"{stage}/" if default else f"{stage}/{name}/"
+            means = scored.means(logged_scores(stage), aggregates=stage == "test")
+            self.log_dict({f"{prefix}{metric}": value for metric, value in means.items()}, prog_bar=default)
+        self._scorers = {}
 
     def _term_means(self, terms: Mapping[str, Term]) -> dict[str, Tensor]:
         if self._trainer is None or self._trainer.world_size == 1:
@@ -322,9 +335,3 @@ def in_full_precision(faces: FacePrediction) -> FacePrediction:
         uncertainty=full(faces.uncertainty),
     )
 
-
-def _where_valid(batch: FaceBatch, prediction: FacePrediction) -> FaceBatch:
-    """The batch as if faces that the method calls invalid had no landmarks to compare with."""
-    if prediction.valid is None:
-        return batch
-    return {**batch, "has": {**batch["has"], "landmarks": batch["has"]["landmarks"] & prediction.valid}}

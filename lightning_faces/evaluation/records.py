@@ -10,8 +10,8 @@ import hashlib
 import io
 import json
 import math
+import re
 import types
-import zipfile
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -20,10 +20,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_faces.errors import DataError
+from lightning_faces.evaluation.archive import MOST_BYTES, parse_npz
 from lightning_faces.files import write_atomic
 
-RECORD_VERSION = 1
-"""Version of the schema; the leaderboard leaves out records of another one."""
+RECORD_VERSION = 2
+"""Version of the schema that is written; those of version 1, which lack :data:`_NEW_IN_2`, are read too."""
+_NEW_IN_2: dict[str, Any] = {"prediction": "", "backbone": None, "invalid": {}, "notes": []}
+_MOST_JSON = 16 * 2**20
+_MOST_TEXT, _MOST_ITEMS = 4000, 4000
+"""Bounds of what a record may hold, far beyond what is written."""
+_PREDICTION = re.compile(r"[a-z0-9_]*")
+_MOST_PIXELS = 8192
 
 
 @dataclass(frozen=True)
@@ -31,11 +38,11 @@ class MetricValue:
     """One metric of one evaluation.
 
     Attributes:
-        value: Mean over the scored samples.
+        value: Mean over the scored samples (a method's invalid faces are none, see ``Record.invalid``).
         low: Lower end of its 95 % bootstrap interval (subjects resampled where known, else samples).
         high: Upper end.
         samples: Number of scored samples.
-        unit: "fraction", "px", "mm", "rad" or "sd" (standard deviations).
+        unit: "fraction", "px", "mm", "rad", "deg" or "sd" (standard deviations).
         higher_is_better: Direction.
     """
 
@@ -66,7 +73,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Speed:
-    """What prediction costs, measured after the evaluation with the same weights.
+    """What prediction costs, measured after the evaluation with the same weights, of a method's default prediction.
 
     Attributes:
         images_per_second: Batch size over the shortest time of ``predict_faces``, without loading.
@@ -85,13 +92,15 @@ class Speed:
 
 @dataclass(frozen=True)
 class Record:
-    """One evaluation of one set of weights on one data set under one protocol.
+    """One evaluation of one prediction of one set of weights on one data set under one protocol.
 
     Attributes:
-        version: ``RECORD_VERSION``.
+        version: Version of the schema that the record was written in.
         method: Class name of the method.
+        prediction: Name of the prediction, of a method that has several; else empty.
         run: Name of the run folder.
-        parameters: Number of trainable parameters.
+        backbone: Its encoder, where the method names one.
+        parameters: What the method counts as its parameters.
         weights: Hash of the weights.
         config: Hash of the method's class and constructor arguments.
         dataset: Name of the data set.
@@ -101,6 +110,8 @@ class Record:
         margin: Side of the crop over the longer side of the face box.
         protocol: Normaliser, depth rules and whatever else the numbers depend on, in words.
         metrics: By name.
+        invalid: How many faces the method gave up on, by its reason.
+        notes: Sentences on what was not scored and why, and remarks of the metrics.
         samples_file: Name of the NPZ with per-sample errors, beside the record.
         samples_sha256: Its hash.
         training: How the weights came about.
@@ -112,7 +123,9 @@ class Record:
 
     version: int
     method: str
+    prediction: str
     run: str
+    backbone: str | None
     parameters: int
     weights: str
     config: str
@@ -123,6 +136,8 @@ class Record:
     margin: float
     protocol: dict[str, str]
     metrics: dict[str, MetricValue]
+    invalid: dict[str, int]
+    notes: list[str]
     samples_file: str
     samples_sha256: str
     training: Training
@@ -134,7 +149,7 @@ class Record:
     def key(self) -> tuple[Any, ...]:
         """What makes two records the same evaluation."""
         return (
-            self.method, self.weights, self.dataset, self.split, self.fingerprint, self.image_size, self.margin,
+            self.method, self.prediction, self.weights, self.dataset, self.split, self.fingerprint, self.image_size, self.margin,
             tuple(sorted(self.protocol.items())),
         )  # fmt: skip
 
@@ -184,26 +199,55 @@ def read_record(path: str | Path) -> Record:
             its per-sample file is missing or not the one that was written with it.
     """
     path = Path(path)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DataError(f"{path} is not a whole JSON file ({error}): run the evaluation again.") from None
-    if not isinstance(content, dict) or "version" not in content:
-        raise DataError(f"{path} is not an evaluation record (it has no version): remove it, or evaluate again.")
-    if content["version"] != RECORD_VERSION:
+    content = _read_json(path)
+    version = content.get("version")
+    if type(version) is not int or not 1 <= version <= RECORD_VERSION:
         raise DataError(
-            f"{path} is a record of version {content['version']}, and this program reads {RECORD_VERSION}: "
-            "evaluate again with this version."
+            f"{path} is a record of version {version!r:.40}, and this program reads 1 to {RECORD_VERSION}: evaluate "
+            "again with this version."
         )
     if content.pop("digest", None) != _digest(content):
         raise DataError(f"{path} was changed after it was written (its digest does not match): evaluate again.")
+    if version == 1:
+        content = {**content, **_NEW_IN_2}
     record: Record = _build(Record, content, str(path))
-    samples_path = path.with_name(record.samples_file)
-    if not samples_path.is_file():
-        raise DataError(f"{path} lacks its per-sample file {record.samples_file}: put it back, or evaluate again.")
-    if hashlib.sha256(samples_path.read_bytes()).hexdigest() != record.samples_sha256:
-        raise DataError(f"{samples_path} is not the file that was written with {path.name}: evaluate again.")
+    name = record.samples_file
+    if not name.endswith(".npz") or Path(name).name != name or "\\" in name or not name.isprintable():
+        raise DataError(f"{path} names {name!r} as its per-sample file, which is none beside it: evaluate again.")
+    if _PREDICTION.fullmatch(record.prediction) is None:
+        raise DataError(f"{path}: prediction is {record.prediction!r}, not of the letters a-z0-9_: evaluate again.")
+    data = _read_bytes(path.with_name(name), path)
+    if hashlib.sha256(data).hexdigest() != record.samples_sha256:
+        raise DataError(f"{path.with_name(name)} is not the file that was written with {path.name}: evaluate again.")
     return record
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        if not path.is_file():
+            raise DataError(f"{path} is no file: remove it, or evaluate again.")
+        if path.stat().st_size > _MOST_JSON:
+            raise DataError(f"{path} has more than {_MOST_JSON:,} bytes, which no record has: remove it.")
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except DataError:
+        raise
+    # Not JSON, not UTF-8, a number of more digits than Python reads, or nested too deep.
+    except (OSError, ValueError, RecursionError, MemoryError) as error:
+        raise DataError(f"{path} is not a whole JSON file ({error!s:.200}): run the evaluation again.") from None
+    if not isinstance(content, dict) or "version" not in content:
+        raise DataError(f"{path} is not an evaluation record (it has no version): remove it, or evaluate again.")
+    return content
+
+
+def _read_bytes(path: Path, record: Path) -> bytes:
+    try:
+        if not path.is_file():
+            raise DataError(f"{record} lacks its per-sample file {path.name}: put it back, or evaluate again.")
+        if path.stat().st_size > MOST_BYTES:
+            raise DataError(f"{path} has more than {MOST_BYTES:,} bytes, which no record has: remove it.")
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror or error}): evaluate again.") from None
 
 
 def read_samples(path: str | Path, record: Record) -> dict[str, NDArray[Any]]:
@@ -211,21 +255,43 @@ def read_samples(path: str | Path, record: Record) -> dict[str, NDArray[Any]]:
 
     Returns:
         ``index`` int64 ``[N]``, ``sample_id`` ``[N]``, ``yaw`` ``[N]`` degrees (NaN: unknown), ``subject`` int64
-        ``[N]``, one float64 ``[N]`` array per metric (NaN: not scored), and the picture ``faces`` uint8
-        ``[H, W, 3]`` of the best, median and worst sample side by side, with their positions ``faces_row`` ``[3]``.
+        ``[N]``, ``invalid`` bool ``[N]`` (absent in version 1), one float64 ``[N]`` array per score (NaN: not scored),
+        and the picture ``faces`` uint8 ``[H, W, 3]`` of the best, median and worst sample side by side, with their
+        positions ``faces_row`` ``[3]``.
 
     Raises:
-        DataError: If the file cannot be read, or its picture is none.
+        DataError: If the file cannot be read, or its arrays are not these.
     """
     samples_path = Path(path).with_name(record.samples_file)
     try:
-        with np.load(samples_path, allow_pickle=False) as archive:
-            samples = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise DataError(f"{samples_path} cannot be read ({error}): evaluate again.") from None
-    faces = samples.get("faces")
-    if faces is not None and (faces.dtype != np.uint8 or faces.ndim != 3 or faces.shape[2] != 3):
-        raise DataError(f"{samples_path} has a picture `faces` of shape {faces.shape}, not [H, W, 3]: evaluate again.")
+        samples = parse_npz(_read_bytes(samples_path, Path(path)))
+    except ValueError as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{samples_path} cannot be read ({error!s:.200}): evaluate again.") from None
+    index = samples.get("index")
+    count = -1 if index is None or index.ndim != 1 else len(index)
+    for name, kinds in {"index": "i", "sample_id": "U", "yaw": "f", "subject": "i"}.items():
+        array = samples.get(name)
+        if array is None or array.dtype.kind not in kinds or array.shape != (count,):
+            raise DataError(f"{samples_path} has no array {name} of one value per sample: evaluate again.")
+    if (np.diff(samples["index"]) <= 0).any():
+        raise DataError(f"{samples_path} has samples that are not in the order of their index: evaluate again.")
+    for name, array in samples.items():
+        if name in ("faces", "faces_row"):
+            continue
+        if array.shape != (count,) or array.dtype.kind not in ("b" if name == "invalid" else "fiU"):
+            raise DataError(f"{samples_path} has an array {name[:40]!r} that is no column of errors: evaluate again.")
+        if array.dtype.kind == "f" and np.isinf(array).any():
+            raise DataError(f"{samples_path} has infinite values in {name[:40]!r}: evaluate again.")
+    faces, rows = samples.get("faces"), samples.get("faces_row")
+    if faces is not None:
+        fits = faces.dtype == np.uint8 and faces.ndim == 3 and faces.shape[2] == 3
+        if not fits or not 0 < min(faces.shape) <= max(faces.shape) <= _MOST_PIXELS:
+            shape = faces.shape
+            raise DataError(f"{samples_path} has a picture `faces` of shape {shape}, not [H, W, 3]: evaluate again.")
+        if rows is None or rows.dtype.kind != "i" or rows.shape != (3,) or rows.min() < 0 or rows.max() >= count:
+            raise DataError(f"{samples_path} has no three samples `faces_row` to its picture: evaluate again.")
     return samples
 
 
@@ -249,12 +315,20 @@ def _build(kind: Any, value: Any, where: str) -> Any:
             raise DataError(f"{where} has missing or unknown fields ({', '.join(wrong)}): evaluate again.")
         make: Any = kind
         return make(**{name: _build(hints[name], value[name], f"{where}: {name}") for name in names})
+    if origin is list:
+        if not isinstance(value, list) or len(value) > _MOST_ITEMS:
+            raise DataError(f"{where} is not a list of at most {_MOST_ITEMS} items: evaluate again.")
+        return [_build(arguments[0], item, where) for item in value]
     if origin is dict:
-        if not isinstance(value, dict):
-            raise DataError(f"{where} is not a mapping: evaluate again.")
+        if not isinstance(value, dict) or len(value) > _MOST_ITEMS or any(len(name) > _MOST_TEXT for name in value):
+            raise DataError(f"{where} is not a mapping of at most {_MOST_ITEMS} items: evaluate again.")
         return {name: _build(arguments[1], item, f"{where}: {name}") for name, item in value.items()}
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    if type(value) is int and abs(value) >= 2**63:
+        raise DataError(f"{where} is a number of {len(str(value))} digits: evaluate again.")
+    if kind is float and type(value) is int:
         value = float(value)
     if type(value) is not kind or (isinstance(value, float) and not math.isfinite(value)):
-        raise DataError(f"{where} is {value!r}, not a finite {kind.__name__}: evaluate again.")
+        raise DataError(f"{where} is {value!r:.80}, not a finite {kind.__name__}: evaluate again.")
+    if isinstance(value, str) and len(value) > _MOST_TEXT:
+        raise DataError(f"{where} has {len(value):,} characters, more than {_MOST_TEXT:,}: evaluate again.")
     return value

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lightning_faces.bootstrap import bootstrap_means, interval
+from lightning_faces.evaluation.bootstrap import bootstrap_means, interval
 
 
 def test_the_interval_of_a_mean_agrees_with_the_central_limit() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from lightning_faces.errors import DataError
 from lightning_faces.files import write_atomic
-from lightning_faces.records import (
+from lightning_faces.evaluation.records import (
     RECORD_VERSION,
     MetricValue,
     Record,
@@ -37,7 +37,7 @@ def test_write_atomic_keeps_the_old_content_when_writing_fails(tmp_path: Path, m
     def fail(descriptor: int) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("lightning_faces.records.os.fsync", fail)
+    monkeypatch.setattr("lightning_faces.evaluation.records.os.fsync", fail)
     with pytest.raises(OSError, match="disk full"):
         write_atomic(target, b"new")
     assert target.read_bytes() == b"old"
