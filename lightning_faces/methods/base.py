@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import Metric, MetricCollection
 
 from lightning_faces.batch import FaceBatch, FacePrediction, FaceSpec
+from lightning_faces.methods.arguments import plain_arguments
 from lightning_faces.metrics import landmark_arguments, landmark_metrics
 
 
@@ -75,6 +76,8 @@ class FaceMethod(LightningModule, ABC):
         lr_scheduler_interval: Literal["epoch", "step"] = "epoch",
     ) -> None:
         super().__init__()
+        # Those of the subclass, which need not do it itself: test and predict make the method anew from a checkpoint.
+        self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
         self.make_optimizer = optimizer
         self.make_lr_scheduler = lr_scheduler
         self.lr_scheduler_interval = lr_scheduler_interval
@@ -191,6 +194,10 @@ class FaceMethod(LightningModule, ABC):
         if isinstance(scheduler, ReduceLROnPlateau):
             config["monitor"] = self.monitor
         return {"optimizer": optimizer, "lr_scheduler": config}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Name the method and its arguments, as far as they are plain data."""
+        checkpoint["hyper_parameters"] = plain_arguments(type(self), self.hparams)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         for name in self.grown:
