@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
-from lightning_faces.methods.checkpoint import read_checkpoint
-from lightning_faces.methods.torch_file import is_whole
+from lightning_faces.methods.torch_file import is_whole, read_torch_file
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -47,8 +46,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     ) -> dict[str, Any]:
         """Read a checkpoint as data, with tensors on the CPU; it may be anyone's."""
         path = Path(path)
-        checkpoint = read_checkpoint(path)
-        for state in checkpoint.get("callbacks", {}).values():
+        checkpoint: dict[str, Any] = read_torch_file(path)
+        states = checkpoint.get("callbacks") if isinstance(checkpoint, dict) else None
+        for state in states.values() if isinstance(states, dict) else []:
             forget_other_files(state, path.absolute().parent)
         return checkpoint
 

@@ -15,6 +15,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning_utilities.core.rank_zero import rank_zero_only
+from torch.optim import Optimizer
 
 import callbacks  # noqa: F401 - makes short class names known
 import datamodules  # noqa: F401
@@ -26,6 +27,7 @@ from lightning_faces.commands.run_folder import RUN_FOLDER_VARIABLE, RunFolder, 
 from lightning_faces.commands.save_run import SaveRun
 from lightning_faces.commands.sentences import quiet, sentence
 from lightning_faces.errors import ConfigurationError, DataError, LightningFacesError
+from lightning_faces.methods.arguments import is_factory, made_by, signature
 from lightning_faces.methods.base import FaceMethod
 from lightning_faces.methods.checkpoint import (
     build_method,
@@ -115,6 +117,7 @@ class FacesCLI(LightningCLI):
         self.checkpoint = self._find_checkpoint(wanted)
         if self.checkpoint is not None and self.checkpoint != "hpc":
             self._match_method(Path(self.checkpoint))
+        check_factories(options.get("model"))
         missing = [key for key in ("model", "data") if not options.get(key)]
         missing = [key for key in missing if key == "data" or self.from_checkpoint is None]
         if missing:
@@ -141,9 +144,12 @@ class FacesCLI(LightningCLI):
         options.model = None
 
     def _instantiate_arguments(self, kind: type[FaceMethod], given: Namespace) -> Namespace:
+        """The arguments that the user gave, without optimizers and schedules, which nothing but training builds."""
         parser = FacesParser(exit_on_error=False)
         parser.add_class_arguments(kind, "model", instantiate=False, fail_untyped=False)
-        explicit = set(given.keys())
+        known = signature(kind)
+        explicit = {key for key in vars(given) if key in known and not is_factory(known[key][0])}
+        given = Namespace({key: given[key] for key in explicit})  # type: ignore[no-untyped-call]
         values = parser.instantiate_classes(Namespace(model=given)).model  # type: ignore[no-untyped-call]
         return Namespace({key: value for key, value in vars(values).items() if key in explicit})  # type: ignore[no-untyped-call]
 
@@ -257,6 +263,32 @@ class FacesCLI(LightningCLI):
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
         kwargs["ckpt_path"] = self.checkpoint
         return kwargs
+
+
+def check_factories(model: Namespace | None) -> None:
+    """See that an optimizer is an optimizer and a schedule a schedule, before anything of them is called.
+
+    Args:
+        model: The configuration of a method.
+
+    Raises:
+        ConfigurationError: If one is something else.
+    """
+    kind = _class_of(model)
+    if model is None or kind is None:
+        return
+    for name, (annotation, _) in signature(kind).items():
+        value = (model.get("init_args") or {}).get(name)
+        path = value.get("class_path") if isinstance(value, Namespace) else None
+        if path is None or not is_factory(annotation):
+            continue
+        module, _, attribute = str(path).rpartition(".")
+        made, wanted = getattr(import_module(module), attribute), made_by(annotation)
+        if wanted and not (isinstance(made, type) and issubclass(made, wanted)):
+            raise ConfigurationError(
+                f"model.{name} is {path}, which is no {wanted[0].__module__.split('.')[0]} {wanted[0].__name__}: name a "
+                f"class, e.g. {'torch.optim.AdamW' if wanted[0] is Optimizer else 'torch.optim.lr_scheduler.StepLR'}."
+            )
 
 
 def _place(trainer: Namespace, folder: RunFolder) -> None:

@@ -70,6 +70,18 @@ def is_factory(annotation: Any) -> bool:
     return any(part is Callable or typing.get_origin(part) is Callable for part in map(_plain_origin, parts))
 
 
+def made_by(annotation: Any) -> tuple[type, ...]:
+    """The classes of which a function that an argument takes makes one; none where the annotation does not say."""
+    parts = typing.get_args(annotation) if _is_union(annotation) else (annotation,)
+    made: tuple[type, ...] = ()
+    for part in parts:
+        if _plain_origin(part) is Callable and typing.get_args(part):
+            result = typing.get_args(part)[-1]
+            kinds = typing.get_args(result) if _is_union(result) else (result,)
+            made += tuple(kind for kind in kinds if isinstance(kind, type))
+    return made
+
+
 def _plain_origin(annotation: Any) -> Any:
     return (
         Callable
