@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import re
 import warnings
 from abc import ABC, abstractmethod
@@ -26,6 +25,7 @@ from lightning_faces.evaluation.scorer import Scorer, shared_model
 from lightning_faces.evaluation.scores import Stage, logged_scores
 from lightning_faces.geometry.frames import image_to_unit, unit_to_image
 from lightning_faces.heads.terms import Term, TermMean, full_precision, masked_term, term_means, weighted_sum
+from lightning_faces.methods.arguments import plain_arguments, signature
 
 __all__ = [
     "FaceMethod",
@@ -90,6 +90,7 @@ class FaceMethod(LightningModule, ABC):
         self.make_lr_scheduler = lr_scheduler
         self.lr_scheduler_interval = lr_scheduler_interval
         self.automatic_optimization = optimizer is not None
+        # Those of the subclass, which need not do it itself: test and predict make the method anew from a checkpoint.
         self.save_hyperparameters(ignore=[*self._not_saved()])
         self.val_loss = TermMean()
         self._scorers: dict[str, Scorer] = {}
@@ -98,8 +99,8 @@ class FaceMethod(LightningModule, ABC):
     @classmethod
     def _not_saved(cls) -> set[str]:
         """Arguments of base classes' constructors that this class's own does not take, and factories."""
-        taken = [set(inspect.signature(c.__init__).parameters) for c in cls.__mro__ if issubclass(c, FaceMethod)]
-        return (set().union(*taken) - taken[0]) | {"optimizer", "lr_scheduler"}
+        bases = [set(signature(base)) for base in cls.__mro__ if issubclass(base, FaceMethod)]
+        return (set().union(*bases) - bases[0]) | {"optimizer", "lr_scheduler"}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FaceMethod:
         """A copy with weights of its own, as weight averaging makes, that shares the optimizer's factory.
@@ -217,7 +218,8 @@ class FaceMethod(LightningModule, ABC):
         return position if data is None else {**position, type(data).__qualname__: data.state_dict()}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Within a pass, say that the training is at its beginning."""
+        """Name the method and its plain arguments; within a pass, say that the training is at its beginning."""
+        checkpoint["hyper_parameters"] = plain_arguments(type(self), self.hparams)
         if self._pass_start is not None:
             loops = {**checkpoint["loops"], **self._pass_start["loops"]}
             checkpoint.update({**self._pass_start, "loops": loops})
@@ -334,4 +336,3 @@ def in_full_precision(faces: FacePrediction) -> FacePrediction:
         visible=full(faces.visible),
         uncertainty=full(faces.uncertainty),
     )
-
