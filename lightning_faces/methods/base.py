@@ -270,7 +270,9 @@ class FaceMethod(LightningModule, ABC):
             default = name == self.prediction_names[-1]
             prefix = f"{stage}/" if default else f"{stage}/{name}/"
             means = scored.means(logged_scores(stage), aggregates=stage == "test")
-            self.log_dict({f"{prefix}{metric}": value for metric, value in means.items()}, prog_bar=default)
+            # As float64 tensors, since numbers become float32; all ranks have the same, and so has their mean.
+            logged = {f"{prefix}{metric}": torch.tensor(value, dtype=torch.float64) for metric, value in means.items()}
+            self.log_dict(logged, prog_bar=default, batch_size=1, sync_dist=True)
         self._scorers = {}
 
     def _term_means(self, terms: Mapping[str, Term]) -> dict[str, Tensor]:
