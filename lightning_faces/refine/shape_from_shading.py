@@ -151,7 +151,7 @@ def depth_mesh(depth: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     return vertices, corners[(corners >= 0).all(dim=1)]
 
 
-def _harmonics(normals: Tensor) -> Tensor:
+def harmonics(normals: Tensor) -> Tensor:
     """Spherical harmonics of up to second order ``[B, 9, H, W]``, without their constant factors."""
     x, y, z = (normals[:, i : i + 1] for i in range(3))
     second = (x * y, x * z, y * z, x.square() - y.square(), 3 * z.square() - 1)
@@ -159,7 +159,7 @@ def _harmonics(normals: Tensor) -> Tensor:
 
 
 def _shade(lighting: Tensor, normals: Tensor) -> Tensor:
-    return (lighting[:, :, None, None] * _harmonics(normals)).sum(dim=1, keepdim=True)
+    return (lighting[:, :, None, None] * harmonics(normals)).sum(dim=1, keepdim=True)
 
 
 def _shading_slope(lighting: Tensor, normals: Tensor) -> Tensor:
@@ -174,7 +174,7 @@ def _shading_slope(lighting: Tensor, normals: Tensor) -> Tensor:
 
 def _estimate_lighting(grey: Tensor, normals: Tensor, weight: Tensor) -> Tensor:
     """Least squares of the image by harmonics of the normals, without the darkest twentieth."""
-    basis = _harmonics(normals).flatten(2)
+    basis = harmonics(normals).flatten(2)
     values, counts = grey.flatten(1), weight.flatten(1)
     # Eyes, nostrils, the open mouth and cast shadows are dark and no Lambertian surface.
     floor = torch.where(counts > 0, values, float("nan")).nanquantile(0.05, dim=1, keepdim=True)
