@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from callbacks.pictures import contact_sheet, faces_of_batch
-from datamodules.splits import balanced_draw, yaw_bin
+from datamodules.components.splits import balanced_draw, yaw_bin
 from lightning_faces.batch import FaceBatch, FacePrediction
 from lightning_faces.bootstrap import bootstrap_means, interval
 from lightning_faces.errors import DataError

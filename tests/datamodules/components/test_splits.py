@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from datamodules.bp4d import PROTOCOL
-from datamodules.splits import balanced_draw, draw_by_yaw, hold_out, yaw_bin
+from datamodules.components.splits import balanced_draw, draw_by_yaw, hold_out, yaw_bin
 from lightning_faces.errors import DataError
 
 
