@@ -16,11 +16,10 @@ from lightning_faces.errors import ConfigurationError
 from lightning_faces.files import write_atomic
 from lightning_faces.geometry import weak_perspective
 from lightning_faces.morphable import MorphableModel
+from lightning_faces.targets import MODEL_TARGETS, RENDERED_TARGETS
 
 DENSE_VERSION = 1
 """Part of the cache's keys: changes whenever the same parameters give other targets."""
-RENDERED = frozenset({"position_map", "pncc", "offsets", "face_mask"})
-DENSE_TARGETS = RENDERED | {"vertices", "coefficients"}
 
 
 class DenseTargets:
@@ -41,7 +40,7 @@ class DenseTargets:
     def __init__(
         self, model: MorphableModel, targets: frozenset[str], position_map_size: int, cache_dir: Path | None
     ) -> None:
-        self.model, self.targets, self.cache_dir = model, targets & DENSE_TARGETS, cache_dir
+        self.model, self.targets, self.cache_dir = model, targets & MODEL_TARGETS, cache_dir
         self.position_map_size = position_map_size
         if model.num_identity > 199 or model.num_expression > 29:
             raise ConfigurationError(
@@ -105,7 +104,7 @@ class DenseTargets:
             "coefficients": self.coefficients(shape, expression),
             "vertices": placed.numpy(),
         }
-        wanted = sorted(self.targets & RENDERED)
+        wanted = sorted(self.targets & RENDERED_TARGETS)
         if wanted:
             key = hashlib.sha256(repr((DENSE_VERSION, self.model.hash, wanted, self.position_map_size, size)).encode())
             for part in (shape, expression, pose, np.float64(depth)):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from datamodules.matfile import read_mat
+from datamodules.components.matfile import read_mat
 from lightning_faces.errors import DataError
 
 

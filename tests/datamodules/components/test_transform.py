@@ -1,4 +1,4 @@
-"""One matrix moves the image and every target; samplers count each sample once and start again where they stopped."""
+"""One matrix moves the image and every target."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from datamodules.crop import RawFace, crop_face, warp_image
-from datamodules.sampling import EvaluationSampler, TrainSampler
+from datamodules.components.transform import Crop, RawFace, crop_face
+from datamodules.components.warping import warp_image, warp_images
+from lightning_faces.errors import DataError
 from lightning_faces.geometry import euler_to_matrix, face_size, transform_points, weak_perspective
 from lightning_faces.geometry.landmarks import flip_permutation
+from lightning_faces.targets import TARGETS
 
 ROTATION, SCALE = math.radians(20), 1.2
 
@@ -117,45 +119,79 @@ def test_warping_a_part_equals_warping_the_whole() -> None:
     assert float(difference.mean()) < 1.0
 
 
-class Sized(torch.utils.data.Dataset[object]):
-    def __init__(self, size: int) -> None:
-        self.size = size
-
-    def __len__(self) -> int:
-        return self.size
-
-
-@pytest.mark.parametrize("world", [1, 2, 3])
-def test_evaluation_counts_every_sample_once(world: int) -> None:
-    seen = [index for rank in range(world) for index, _ in EvaluationSampler(Sized(37), world, rank)]
-    assert sorted(seen) == list(range(37))
-    assert sum(len(EvaluationSampler(Sized(37), world, rank)) for rank in range(world)) == 37
+@pytest.mark.parametrize(
+    "box", [[300.0, 20, 380, 100], [-90.0, 20, -10, 100], [60.0, 220, 140, 300], [160.0, -78, 240, 2]]
+)
+def test_a_face_outside_its_picture_is_no_sample(box: list[float]) -> None:
+    raw, _ = raw_face()  # the picture is 240 x 200
+    raw.box = np.array(box, dtype=np.float64)
+    with pytest.raises(DataError, match=r"Sample face has a face box .* outside its picture of 240 x 200 pixels"):
+        crop_face(raw, 64, 1.4, None, np.random.default_rng(0))
+    raw.box = np.array([200.0, 20, 280, 100])  # half of it
+    assert crop_face(raw, 64, 1.4, None, np.random.default_rng(0))["image"].shape == (3, 64, 64)
 
 
-@pytest.mark.parametrize("world", [1, 2, 3])
-def test_training_order_is_a_new_permutation_each_epoch_shared_by_ranks(world: int) -> None:
-    orders = []
-    for epoch in (0, 1):
-        ranks = []
-        for rank in range(world):
-            sampler = TrainSampler(Sized(37), world, rank, seed=5)
-            sampler.set_epoch(epoch)
-            keys = list(sampler)
-            assert len(keys) == len(sampler) == 37 // world
-            assert {draw for _, draw in keys} == {epoch}
-            ranks.append([index for index, _ in keys])
-        seen = [index for rank_order in ranks for index in rank_order]
-        assert len(set(seen)) == len(seen) == 37 // world * world
-        # Interleaved, the ranks' orders are the one permutation of any world size.
-        orders.append([index for step in zip(*ranks) for index in step])
-    assert orders[0] != orders[1]
-    single = TrainSampler(Sized(37), 1, 0, seed=5)
-    assert orders[0] == [index for index, _ in single][: len(orders[0])]
+@pytest.mark.parametrize("box", [[0, 0, 0, 0], [9, 9, 5, 20], [0, 0, np.inf, 9], [np.nan, 0, 9, 9], [0, 0, 1e300, 9]])
+def test_a_box_that_is_none_is_named(box: list[float]) -> None:
+    raw, _ = raw_face()
+    raw.box = np.array(box, dtype=np.float64)
+    with pytest.raises(DataError, match=r"has the face box .* which is none"):
+        crop_face(raw, 64, 1.4, None, np.random.default_rng(0))
 
 
-def test_a_resumed_epoch_goes_on_where_it_stopped_and_the_next_is_whole() -> None:
-    whole = list(TrainSampler(Sized(20), 2, 1, seed=1))
-    resumed = TrainSampler(Sized(20), 2, 1, seed=1, skip=4, skip_epoch=0)
-    assert list(resumed) == whole[4:]
-    resumed.set_epoch(1)
-    assert len(list(resumed)) == 10
+def test_a_picture_longer_than_opencv_takes() -> None:
+    image = np.zeros((2_000, 40_000, 3), dtype=np.uint8)
+    image[:, 20_000:30_000] = 200
+    raw = RawFace(image, "wide", np.array([0.0, 0, 39_999, 1_999]))
+    whole = crop_face(raw, 64, 1.0, None, np.random.default_rng(0))["image"][0]
+    # The bright quarter is 16 of 64 columns, and the picture 3.2 of 64 rows.
+    assert float(whole[31].sum()) == pytest.approx(200 / 255 * 16, rel=0.02)
+    assert np.nonzero(whole.sum(dim=1))[:, 0].tolist() == [30, 31, 32, 33]
+    assert whole[31, 33:47].min() > 0.7
+    assert whole[31, :31].max() == 0
+    raw.box = np.array([29_900.0, 900, 30_099, 1_099])
+    near = crop_face(raw, 64, 1.0, None, np.random.default_rng(0))["image"][0]
+    assert float(near.mean()) == pytest.approx(100 / 255, abs=0.02)
+    flat = warp_image(image[:1], np.array([[64 / 40_000, 0, 0], [0, 64 / 40_000, 0]]), 64)
+    assert flat[0, 33:47].min() == 200
+    assert flat[1:].max() == 0
+
+
+def test_halving_first_keeps_places() -> None:
+    """A spot in a picture that is shrunk 40 times, in two ways: halved first, or all at once by a mean over blocks."""
+    image = np.zeros((2560, 2560, 1), dtype=np.float32)
+    image[1000:1200, 600:700] = 1.0
+    scale = 1 / 40
+    small = warp_image(image, np.array([[scale, 0, scale / 2 - 0.5], [0, scale, scale / 2 - 0.5]]), 64)[..., 0]
+    rows, columns = np.mgrid[0:64, 0:64]
+    assert float((small * columns).sum() / small.sum()) == pytest.approx((649.5 + 0.5) * scale - 0.5, abs=0.02)
+    assert float((small * rows).sum() / small.sum()) == pytest.approx((1099.5 + 0.5) * scale - 0.5, abs=0.02)
+    assert float(small.sum()) == pytest.approx(200 * 100 * scale**2, rel=0.02)
+
+
+def test_every_row_of_the_table_moves_the_same_for_one_face_and_for_a_batch() -> None:
+    """All targets of four faces, two of them mirrored, through the loader and as a batch."""
+    rng = np.random.default_rng(3)
+    faces = [raw_face(seed)[0] for seed in range(4)]
+    for raw in faces:
+        maps = {"pncc": 3, "offsets": 3, "face_mask": 1}
+        raw.targets |= {key: rng.normal(size=(n, 200, 240)).astype(np.float32) for key, n in maps.items()}
+        raw.targets["coefficients"] = rng.normal(size=7).astype(np.float32)
+    assert set(faces[0].targets) == set(TARGETS)
+    flips = [0.0, 1.0, 0.0, 1.0]
+    single = [crop_face(raw, 64, 1.4, Turn(flip), rng) for raw, flip in zip(faces, flips)]
+    boxes = torch.from_numpy(np.stack([raw.box for raw in faces]))
+    change = torch.from_numpy(Turn(0.0).matrix(64, rng)).expand(4, 2, 3)
+    crop = Crop.of_box(boxes, 64, 1.4, change, torch.tensor(flips) > 0)
+    given = {key: torch.from_numpy(np.stack([raw.targets[key] for raw in faces])) for key in TARGETS}
+    together = crop.targets(given, lambda maps, matrix: warp_images(maps, matrix, 64, nearest=True))
+    for key, row in TARGETS.items():
+        for i, sample in enumerate(single):
+            if row.mirrors == "drop" and flips[i]:
+                assert key not in sample
+                assert not together[key][i].any()
+            elif row.moves == "image":
+                assert float((together[key][i] != sample[key]).float().mean()) < 0.02, key
+            else:
+                torch.testing.assert_close(together[key][i], sample[key], atol=1e-4, rtol=0, msg=key)
+    torch.testing.assert_close(crop.frame()["box"], torch.stack([s["box"] for s in single]), atol=1e-4, rtol=0)

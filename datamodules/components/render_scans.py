@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.progress import track
 
-from datamodules.files import tight_box, walk_files
-from datamodules.scans import landmark_path, load_mesh, read_scan
-from datamodules.table import Annotations
+from datamodules.components.annotations import Annotations
+from datamodules.components.files import tight_box, walk_files
+from datamodules.components.scans import landmark_path, load_mesh, read_scan
 from lightning_faces.errors import ConfigurationError, DataError
 from lightning_faces.geometry import apply_similarity, similarity_transform, weak_perspective
 from lightning_faces.morphable import MorphableModel
@@ -33,7 +33,7 @@ def render_scans(
     """Render each scan below a folder in each pose, and write ``annotations.npz`` with the poses and boxes.
 
     A scan is in millimetres, x to the image right of a frontal face, y up, z to the viewer, and has landmarks beside it
-    (``datamodules/scans.py``). It is shown in its own colours (of the vertices, or a texture taken at them) without any
+    (``scans.py``). It is shown in its own colours (of the vertices, or a texture taken at them) without any
     light, or, where it has none, grey under a light at the viewer; the background is black. The box is that of
     the 68 points of the embedded model's mean face, fitted to the scan's landmarks.
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datamodules.images import read_image
+from datamodules.components.images import read_image
 from lightning_faces.errors import DataError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, size=(12, 20, 3), dtype=np.uint8)

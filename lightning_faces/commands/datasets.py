@@ -18,13 +18,14 @@ from datamodules.aflw2000 import AFLW20003D
 from datamodules.aflwlfpa import AFLWLFPA
 from datamodules.base import FaceDataset
 from datamodules.bp4d import BP4D
-from datamodules.files import DATA_VARIABLE, FileFaceDataModule, walk_files
+from datamodules.components.annotations import Annotations
+from datamodules.components.files import DATA_VARIABLE, FileFaceDataModule, walk_files
+from datamodules.components.images import IMAGE_SUFFIXES
+from datamodules.components.render_scans import PITCHES, YAWS, render_scans
+from datamodules.components.tables import TableFaceDataModule
 from datamodules.florence import Florence
 from datamodules.image_folder import ImageFolder
-from datamodules.images import IMAGE_SUFFIXES
 from datamodules.menpo import Menpo3D
-from datamodules.render_scans import PITCHES, YAWS, render_scans
-from datamodules.table import Annotations, TableFaceDataModule
 from datamodules.threedfaw import ThreeDFAW
 from datamodules.w300lp import W300LP
 from datamodules.w3003d import W3003D
@@ -52,11 +53,11 @@ _WHOLE: Mapping[str, Callable[[str], FileFaceDataModule]] = {
 SPLITS = ("train", "val", "test")
 
 
-def main_datasets(args: Sequence[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Run the command.
 
     Args:
-        args: Arguments after ``datasets``.
+        arguments: Those after ``datasets``.
 
     Returns:
         0 if all is well, 1 if a check found bad files, 2 for bad arguments.
@@ -88,7 +89,7 @@ def main_datasets(args: Sequence[str]) -> int:
     render.add_argument("--pitch", type=float, nargs="+", default=PITCHES, help="degrees (default: -15 -20 -25)")
     render.add_argument("--yaw", type=float, nargs="+", default=YAWS, help="degrees (default: -80 -40 0 40 80)")
     render.add_argument("--size", type=int, default=450, help="side of a picture in pixels (default: 450)")
-    options = parser.parse_args(list(args))
+    options = parser.parse_args(list(arguments))
     try:
         if options.command == "render":
             print(f"wrote {render_scans(options.folder, options.pitch, options.yaw, options.size)}")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from datamodules.bp4d import PROTOCOL
-from datamodules.splits import draw_by_yaw, hold_out
+from datamodules.components.splits import draw_by_yaw, hold_out
 from lightning_faces.errors import DataError
 from lightning_faces.yaw_bins import balanced_draw, yaw_bin
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from scipy.spatial import cKDTree
 
-from datamodules import scans
-from datamodules.scans import landmark_path, read_scan, register_scan, registered_scan
+from datamodules.components import scans
+from datamodules.components.scans import landmark_path, read_scan, register_scan, registered_scan
 from lightning_faces.errors import DataError
 from lightning_faces.geometry import euler_to_matrix
 from lightning_faces.morphable import MorphableModel

@@ -15,10 +15,10 @@ from scipy.io import loadmat, savemat
 from datamodules.aflw2000 import AFLW20003D
 from datamodules.augment import PRNetAugmentation, similarity_about_centre
 from datamodules.base import FaceDataModule
-from datamodules.crop import crop_face
-from datamodules.fitted import PARAMETERS, FittedFaceDataset, convert_pose, photograph_pairs
-from datamodules.images import read_image
-from datamodules.matfile import read_mat
+from datamodules.components.fitted import PARAMETERS, FittedFaceDataset, convert_pose, photograph_pairs
+from datamodules.components.images import read_image
+from datamodules.components.matfile import read_mat
+from datamodules.components.transform import crop_face
 from datamodules.w300lp import W300LP
 from datamodules.w3003d import W3003D
 from lightning_faces.batch import FaceSpec

@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules.commands import main_datasets
+from datamodules.components.annotations import read_annotations
+from datamodules.components.scans import landmark_path
 from datamodules.florence import Florence
-from datamodules.scans import landmark_path
-from datamodules.table import read_annotations
+from lightning_faces.commands.datasets import main
 from lightning_faces.geometry import weak_perspective
 from lightning_faces.morphable import MorphableModel
 
@@ -44,9 +44,7 @@ def write_scan(path: Path, coloured: bool = True, factor: float = 1.0) -> np.nda
 def test_every_pixel_shows_what_the_pose_puts_there(tmp_path: Path) -> None:
     points = torch.from_numpy(write_scan(tmp_path / "Florence" / "subject_01.ply"))
     folder = tmp_path / "Florence"
-    assert (
-        main_datasets(["render", str(folder), "--pitch", "-20", "15", "--yaw", "-80", "0", "40", "--size", "240"]) == 0
-    )
+    assert main(["render", str(folder), "--pitch", "-20", "15", "--yaw", "-80", "0", "40", "--size", "240"]) == 0
     table = read_annotations(folder, "68", landmarks_needed=False)
     assert len(table.file) == 6
     assert table.numbers["view"].tolist() == list(range(6))
@@ -78,7 +76,7 @@ def test_every_pixel_shows_what_the_pose_puts_there(tmp_path: Path) -> None:
     raw = dataset.read(2)
     assert raw.numbers == {"subject": 0, "view": 2}
     assert raw.targets["pose"].tolist() == pytest.approx(table.pose[2].tolist(), rel=1e-5)
-    assert main_datasets(["render", str(folder)]) == 2  # never over an existing table
+    assert main(["render", str(folder)]) == 2  # never over an existing table
 
 
 def test_fifteen_poses_textured_and_grey_without_colours(tmp_path: Path) -> None:
@@ -93,7 +91,7 @@ def test_fifteen_poses_textured_and_grey_without_colours(tmp_path: Path) -> None
     )
     (tmp_path / "c.mtl").write_text("newmtl skin\nmap_Kd c.png\n")
     Image.new("RGB", (8, 8), (200, 100, 50)).save(tmp_path / "c.png")
-    assert main_datasets(["render", str(tmp_path), "--size", "64"]) == 0
+    assert main(["render", str(tmp_path), "--size", "64"]) == 0
     table = read_annotations(tmp_path, "68", landmarks_needed=False)
     assert len(set(table.file)) == 30
     assert table.numbers["subject"].tolist() == [0] * 15 + [1] * 15
@@ -106,9 +104,9 @@ def test_fifteen_poses_textured_and_grey_without_colours(tmp_path: Path) -> None
 
 
 def test_scans_in_another_frame_and_missing_ones_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main_datasets(["render", str(tmp_path)]) == 2
+    assert main(["render", str(tmp_path)]) == 2
     assert "There is no OBJ or PLY file" in capsys.readouterr().err
     write_scan(tmp_path / "metres.ply", factor=0.001)
-    assert main_datasets(["render", str(tmp_path)]) == 2
+    assert main(["render", str(tmp_path)]) == 2
     assert "0.001 times as large as a mean face in millimetres" in capsys.readouterr().err
     assert not (tmp_path / "annotations.npz").exists()

@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from datamodules.base import FaceDataModule, FaceDataset
-from datamodules.crop import Augmentation
-from datamodules.sampling import SampleKey
+from datamodules.components.sampling import SampleKey
+from datamodules.components.transform import Augmentation
 from lightning_faces.errors import DataError
 
 DATA_VARIABLE = "LIGHTNING_FACES_DATA"

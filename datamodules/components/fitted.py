@@ -15,18 +15,23 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.crop import Augmentation, RawFace
-from datamodules.dense import DENSE_TARGETS, DenseTargets
-from datamodules.files import FileFaceDataModule, FileFaceDataset, OnError, inside, square_box, tight_box
-from datamodules.images import read_image
-from datamodules.matfile import read_mat
+from datamodules.components.dense import DenseTargets
+from datamodules.components.files import FileFaceDataModule, FileFaceDataset, OnError, inside, square_box, tight_box
+from datamodules.components.images import read_image
+from datamodules.components.matfile import read_mat
+from datamodules.components.transform import Augmentation, RawFace
 from lightning_faces.batch import FaceSpec
 from lightning_faces.errors import ConfigurationError, DataError
 from lightning_faces.morphable import MorphableModel
+from lightning_faces.targets import MODEL_TARGETS
 
 Box = Literal["tight", "square"]
+Landmarks = Literal["3d", "2d"]
 Fields = dict[str, NDArray[np.float64]]
 Shapes = dict[str, tuple[int | None, ...]]
+SOURCE = (
+    "(research only) from the 3DDFA project page, http://www.cbsr.ia.ac.cn/users/xiangyuzhu/projects/3DDFA/main.htm."
+)
 PARAMETERS: Shapes = {"Shape_Para": (199, 1), "Exp_Para": (29, 1)}
 
 
@@ -187,6 +192,46 @@ class FittedFaceDataset(FileFaceDataset):
             )
 
 
+class LabelledFaceDataset(FittedFaceDataset):
+    """Photographs of 300W, whose points are the face model's own or labels without depth.
+
+    Args:
+        folder: The data set's folder.
+        samples: Photograph and label file of each sample.
+        targets: Target keys to give.
+        landmarks: "3d": the face model's fixed points where there is the model, else the labels of the same points
+            where there are any. "2d": iBUG's labels, whose contour follows the silhouette.
+        box: "tight" or "square".
+        on_error: "raise" or "skip".
+        dense: Makes dense targets.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        samples: list[tuple[Path, Path]],
+        targets: frozenset[str],
+        landmarks: Landmarks,
+        box: Box = "tight",
+        on_error: OnError = "raise",
+        dense: DenseTargets | None = None,
+    ) -> None:
+        super().__init__(folder, samples, targets, box, on_error, dense)
+        self.scheme = landmarks
+
+    @abstractmethod
+    def labels(self, index: int, fields: Fields) -> NDArray[np.float64]:
+        """Labels of a sample ``[68, 2]``, 1-based pixels of the file."""
+
+    def landmarks(
+        self, index: int, fields: Fields, dense: dict[str, NDArray[Any]]
+    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """The model's own points where there is the model, else the labels, without depth."""
+        if self.scheme == "3d" and "landmarks" in dense:
+            return dense["landmarks"], np.ones((68, 3), dtype=bool)
+        return flat_labels(self.labels(index, fields))
+
+
 class FittedFaceDataModule(FileFaceDataModule):
     """A data module of photographs with fitted parameters; dense targets where the face model is given.
 
@@ -230,7 +275,7 @@ class FittedFaceDataModule(FileFaceDataModule):
         self.available_targets = self.cheap_targets
         if self.model is not None:
             lacks_map = frozenset({"position_map"} if self.model.uv is None else ())
-            self.available_targets = self.cheap_targets | (DENSE_TARGETS - lacks_map)
+            self.available_targets = self.cheap_targets | (MODEL_TARGETS - lacks_map)
 
     def setup(self, stage: str) -> None:
         """Make the data sets of a stage.
@@ -239,7 +284,7 @@ class FittedFaceDataModule(FileFaceDataModule):
             ConfigurationError: If the method trains on dense targets and there is no face model.
         """
         method = getattr(self.trainer, "lightning_module", None)
-        dense = sorted(method.requires & DENSE_TARGETS) if method is not None and stage == "fit" else []
+        dense = sorted(method.requires & MODEL_TARGETS) if method is not None and stage == "fit" else []
         if dense and self.model is None:
             raise ConfigurationError(
                 f"{type(method).__name__} trains on {', '.join(dense)}, which {self.name} gives only with the Basel "

@@ -41,6 +41,48 @@ class TrainSampler(DistributedSampler[SampleKey]):
         return iter([(int(index), self.epoch) for index in mine[start:]])
 
 
+class WholePassSampler(DistributedSampler[list[SampleKey]]):
+    """Batches of a pass in which each sample comes exactly once over all ranks, in a new random order each time.
+
+    All ranks take the same number of batches, none of them empty. Their sizes differ by one at most, over steps and
+    ranks; they are ``batch_size`` or a little less, or one more where otherwise a rank would have none.
+
+    Args:
+        dataset: Anything with a length, of at least ``num_replicas``.
+        num_replicas: Number of ranks.
+        rank: This rank.
+        batch_size: Samples per step and rank.
+        seed: Seed of the order.
+        skip: Batches to leave out at the start of pass ``skip_epoch`` (they were seen before a resume).
+        skip_epoch: The pass that ``skip`` belongs to.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[object],
+        num_replicas: int,
+        rank: int,
+        batch_size: int,
+        seed: int,
+        skip: int = 0,
+        skip_epoch: int = 0,
+    ) -> None:
+        super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=True, seed=seed, drop_last=False)
+        self.size = len(dataset)  # type: ignore[arg-type]
+        self.steps = min(-(-self.size // (num_replicas * batch_size)), self.size // num_replicas)
+        self.skip, self.skip_epoch = skip, skip_epoch
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.size)
+        start = self.skip if self.epoch == self.skip_epoch else 0
+        for step in range(start, self.steps):
+            together = order[self.size * step // self.steps : self.size * (step + 1) // self.steps]
+            yield [(int(index), self.epoch) for index in together[self.rank :: self.num_replicas]]
+
+
 class EvaluationSampler(DistributedSampler[SampleKey]):
     """Each sample exactly once over all ranks, in order and without padding.
 
