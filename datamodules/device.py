@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from datamodules.crop import IMAGE_TARGETS, POINT_TARGETS, UNMIRRORED_TARGETS
 from lightning_faces.geometry import camera
 from lightning_faces.geometry.landmarks import flip_permutation
-from lightning_faces.rendering.photograph import gaussian_blur
+from lightning_faces.rendering.synthesis.photograph import gaussian_blur
 
 
 def warp_images(images: Tensor, matrix: Tensor, image_size: int, nearest: bool = False) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lightning_faces.morphable import MorphableModel
 from lightning_faces.rendering import FaceSynthesizer
-from lightning_faces.rendering.scene_mesh import TEETH, TORSO
+from lightning_faces.rendering.synthesis.mesh import TEETH, TORSO
 
 LIPS = [50, 52, 56, 58]
 
