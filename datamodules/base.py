@@ -196,14 +196,11 @@ class FaceDataModule(LightningDataModule, ABC):
             "yaw": (),
             "pose": (6,),
             "coefficients": (coefficients,),
-            "previous_coefficients": (coefficients,),
             "vertices": (spec.num_vertices or 0, 3),
             "position_map": (3, side, side),
             "pncc": (3, size, size),
             "offsets": (3, size, size),
             "face_mask": (1, size, size),
-            "shading": (1, size, size),
-            "geometry_mask": (1, size, size),
         }
         return {key: shapes[key] for key in shapes if key in targets}
 

@@ -26,8 +26,8 @@ from lightning_faces.geometry.camera import (
 from lightning_faces.geometry.landmarks import flip_permutation
 
 POINT_TARGETS = ("landmarks", "vertices")
-IMAGE_TARGETS = ("pncc", "offsets", "face_mask", "shading", "geometry_mask")
-UNMIRRORED_TARGETS = ("vertices", "position_map", "coefficients", "previous_coefficients", *IMAGE_TARGETS)
+IMAGE_TARGETS = ("pncc", "offsets", "face_mask")
+UNMIRRORED_TARGETS = ("vertices", "position_map", "coefficients", *IMAGE_TARGETS)
 """Targets that a reflection of the image cannot carry over: mirrored, they describe another face."""
 
 

@@ -285,9 +285,6 @@ class SyntheticFaces(FaceDataModule):
         "pncc",
         "offsets",
         "face_mask",
-        "previous_coefficients",
-        "shading",
-        "geometry_mask",
     }
 
     def __init__(

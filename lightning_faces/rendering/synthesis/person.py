@@ -67,7 +67,7 @@ def _choose(draw: Tensor, shares: Sequence[float]) -> Tensor:
 
 
 def draw_identity(who: Draws, model: MorphableModel, options: SynthesisOptions, stretches: Tensor) -> Tensor:
-    """Identity coefficients ``[B, Ki]``; ``stretches`` ``[3, Ki]`` are those of the mean face stretched along x, y, z."""
+    """Identity coefficients ``[B, Ki]``; ``stretches`` ``[3, Ki]`` are those of a mean stretched along an axis."""
     identity = who.normal(std=options.identity_scale, count=model.num_identity)
     stretch = torch.expm1(who.normal(std=options.stretch, count=3))
     for axis in range(3):

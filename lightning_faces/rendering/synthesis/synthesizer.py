@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lightning_faces.errors import ConfigurationError
 from lightning_faces.geometry import box_of_points
 from lightning_faces.morphable import MorphableModel
+from lightning_faces.rendering.geometry_view import CHUNK, steady_vertices
 from lightning_faces.rendering.maps import FaceMaps
 from lightning_faces.rendering.renderer import Raster, rasterize_together, to_view
 from lightning_faces.rendering.synthesis.mesh import NUM_PARTS, SKIN, SceneMesh
@@ -43,8 +44,6 @@ EXTRA_TARGETS = REGION_TARGETS | {"position_map"}
 """Targets that :meth:`FaceSynthesizer.render` gives on request."""
 PLAIN_TARGETS = frozenset({"image", "landmarks", "visible", "pose", "coefficients", "vertices"})
 """Targets that it always gives."""
-GEOMETRY_CHUNK = 8
-"""Shapes are computed in matrix products of exactly this many rows, so that a row does not depend on its batch."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +87,12 @@ class FaceSynthesizer(nn.Module):
 
     Raises:
         ConfigurationError: If the pictures are too small, or the model is in another precision.
+
+    Example:
+        >>> synthesizer = FaceSynthesizer(MorphableModel.load("embedded"), image_size=64)
+        >>> faces = synthesizer.render(synthesizer.sample([7, 8]), targets=["pncc"])
+        >>> faces["image"].shape, faces["landmarks"].shape, faces["pncc"].shape
+        (torch.Size([2, 3, 64, 64]), torch.Size([2, 68, 3]), torch.Size([2, 3, 64, 64]))
     """
 
     stretch_identity: Tensor
@@ -99,7 +104,7 @@ class FaceSynthesizer(nn.Module):
         self,
         model: MorphableModel,
         image_size: int,
-        options: SynthesisOptions = SynthesisOptions(),
+        options: SynthesisOptions = SynthesisOptions(),  # noqa: B008 - frozen, so one default can be shared
         position_map_size: int = 64,
     ) -> None:
         super().__init__()
@@ -175,22 +180,6 @@ class FaceSynthesizer(nn.Module):
 
     # ---- rendering --------------------------------------------------------------------------------------------------
 
-    def shapes(self, coefficients: Tensor) -> Tensor:
-        """Vertices ``[B, V, 3]`` of coefficients ``[B, K]``, mm; a row does not depend on the others."""
-        count = coefficients.shape[0]
-        identity, expression = torch.split(coefficients, [self.model.num_identity, self.model.num_expression], dim=1)
-        if coefficients.device.type != "cpu":
-            return self.model.vertices(identity, expression)
-        chunks = []
-        for start in range(0, count, GEOMETRY_CHUNK):
-            missing = max(0, start + GEOMETRY_CHUNK - count)
-            padded = (
-                nn.functional.pad(value[start : start + GEOMETRY_CHUNK], (0, 0, 0, missing))
-                for value in (identity, expression)
-            )
-            chunks.append(self.model.vertices(*padded)[: GEOMETRY_CHUNK - missing])
-        return torch.cat(chunks)
-
     def render(self, scene: Scene, targets: Sequence[str] = ()) -> dict[str, Tensor]:
         """Pictures and targets of scenes, on the synthesizer's device.
 
@@ -224,15 +213,15 @@ class FaceSynthesizer(nn.Module):
             ConfigurationError: If there is no such target, or the scene is empty.
         """
         wanted = _checked(scene, targets)
-        for start in range(0, len(scene), GEOMETRY_CHUNK):
-            rows = torch.arange(start, start + GEOMETRY_CHUNK).clamp_max(len(scene) - 1)
+        for start in range(0, len(scene), CHUNK):
+            rows = torch.arange(start, start + CHUNK).clamp_max(len(scene) - 1)
             geometry = self._geometry(scene.take(rows))
-            for row in range(min(GEOMETRY_CHUNK, len(scene) - start)):
-                yield self._draw(geometry.map(lambda value, row=row: value[row : row + 1]), wanted)
+            for row in range(min(CHUNK, len(scene) - start)):
+                yield self._draw(geometry.map(partial(torch.narrow, dim=0, start=row, length=1)), wanted)
 
     def _geometry(self, scene: Scene) -> _Geometry:
         coefficients = torch.cat((scene.identity, scene.expression), dim=1)
-        shapes = self.shapes(coefficients)
+        shapes = steady_vertices(self.model, coefficients)
         camera = self._camera(shapes, scene.view)
         vertices = camera.project(shapes @ scene.view.rotation.transpose(1, 2))
         drawn = self.scene_mesh(shapes, scene.identity, scene.expression, scene.person, scene.view)
