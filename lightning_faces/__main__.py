@@ -19,7 +19,7 @@ COMMANDS = {
     "leaderboard": ("lightning_faces.leaderboard:main", "compare the records of all runs below a folder"),
     "sweep": ("lightning_faces.sweep:main", "search hyperparameters on this machine, without an account"),
     "datasets": ("lightning_faces.commands.datasets:main", "list the data sets, what each needs and where it looks"),
-    "preview": ("lightning_faces.rendering.preview:main_preview", "draw synthetic faces"),
+    "preview": ("lightning_faces.commands.preview:main", "draw synthetic faces"),
     "import-model": ("lightning_faces.morphable.commands:main_import", "convert a morphable model"),
     "build-model": ("lightning_faces.morphable.commands:main_build", "make a face model by PCA from registered meshes"),
 }

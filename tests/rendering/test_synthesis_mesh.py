@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
 from lightning_faces.morphable import MorphableModel
 from lightning_faces.rendering import FaceSynthesizer
-from lightning_faces.rendering.scene_mesh import TEETH, TORSO
+from lightning_faces.rendering.synthesis.mesh import TEETH, TORSO
 
 LIPS = [50, 52, 56, 58]
 
@@ -26,13 +28,13 @@ def with_mean(model: MorphableModel, mean: Tensor, keep: Tensor | None = None) -
 def part_of_mean(model: MorphableModel, part: int) -> Tensor:
     """Vertices of a part as drawn around the mean face, object frame, not turned."""
     synthesizer = FaceSynthesizer(model, 32)
-    scene = synthesizer.scene_mesh
-    look = synthesizer.sample([0]).look
-    look["rotation"] = look["torso_rotation"] = torch.eye(3)[None]
-    look["teeth_height"] = torch.zeros(1, 2)
+    mesh = synthesizer.scene_mesh
+    scene = synthesizer.sample([0])
+    view = replace(scene.view, rotation=torch.eye(3)[None], torso_rotation=torch.eye(3)[None])
+    person = replace(scene.person, mouth=replace(scene.person.mouth, raised=torch.zeros(1, 2)))
     none = torch.zeros(1, 1), torch.zeros(1, model.num_expression)
-    drawn = scene(model.vertices(torch.zeros(1, model.num_identity), none[1]), none[0], none[1], look)[0]
-    vertices: Tensor = drawn[scene.faces[scene.parts == part].unique()]
+    drawn = mesh(model.vertices(torch.zeros(1, model.num_identity), none[1]), *none, person, view)[0]
+    vertices: Tensor = drawn[mesh.faces[mesh.parts == part].unique()]
     return vertices
 
 

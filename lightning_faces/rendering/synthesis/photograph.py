@@ -18,11 +18,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lightning_faces.errors import DataError
-from lightning_faces.rendering.noise import BACKGROUND, NoiseBank
+from lightning_faces.rendering.synthesis.noise import BACKGROUND, NoiseBank
+from lightning_faces.rendering.synthesis.scene import Background, Exposure, Occlusion
+from lightning_faces.rendering.synthesis.situation import BACKGROUND_SHAPES, LINES, OCCLUDERS
 
-BACKGROUND_SHAPES = 6
-OCCLUDERS = 2
-LINES = 2
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 # Quantisation tables of JPEG (ITU-T T.81, annex K), luminance and chrominance.
 _LUMA = (
@@ -71,23 +70,23 @@ class Photograph(nn.Module):
         self.register_buffer("luma", torch.tensor(_LUMA) / 255.0, persistent=False)
         self.register_buffer("chroma", torch.tensor(_CHROMA) / 255.0, persistent=False)
 
-    def background(self, look: dict[str, Tensor]) -> Tensor:
+    def background(self, behind: Background) -> Tensor:
         """Gradients, noise and soft shapes at half resolution, or the user's photographs; ``[B, 3, H, W]``."""
         steps, side = self.half_steps, self.half_steps.shape[0]
-        ramp = torch.sigmoid(2.0 * _plane(steps, look["bg_direction"]))
-        image = torch.lerp(_column(look["bg_first"]), _column(look["bg_second"]), ramp)
-        shapes = look["bg_shapes"].reshape(-1, BACKGROUND_SHAPES, 8)
+        ramp = torch.sigmoid(2.0 * _plane(steps, behind.direction))
+        image = torch.lerp(_column(behind.first), _column(behind.second), ramp)
+        shapes = behind.shapes.reshape(-1, BACKGROUND_SHAPES, 8)
         kind, sharpness, cover = (_column(shapes[..., k : k + 1]) for k in (5, 6, 7))
-        colours = _column(look["bg_colours"].reshape(-1, BACKGROUND_SHAPES, 3))
+        colours = _column(behind.colours.reshape(-1, BACKGROUND_SHAPES, 3))
         for k, (u, v) in _drawn(steps, shapes):
             distance = torch.where(kind[:, k] > 0.5, torch.maximum(u.abs(), v.abs()), (u * u + v * v).sqrt())
             image = torch.lerp(image, colours[:, k], torch.sigmoid((1.0 - distance) * sharpness[:, k]) * cover[:, k])
         batch = image.shape[0]
-        place = look["bg_noise_scale"][..., None] * steps + look["bg_noise_offset"][..., None]
+        place = behind.noise_scale[..., None] * steps + behind.noise_place[..., None]
         u, v = place[:, 0, None, :].expand(-1, side, -1), place[:, 1, :, None].expand(-1, -1, side)
         noise = self.bank.sample(u.reshape(-1), v.reshape(-1), BACKGROUND).reshape(6, batch, side * side)
         # Of red, green and blue, how much there is of the channels coarse a, coarse b, medium a, white a, coarse c, d.
-        strength = look["bg_noise"]
+        strength = behind.noise
         red, green, blue = torch.diag_embed(strength[:, :3]).unbind(-1)
         rest = (strength[:, k, None].expand(-1, 3) for k in (3, 4, 5))
         common, medium, white = rest
@@ -95,13 +94,15 @@ class Photograph(nn.Module):
         image = image + (mixing @ noise.transpose(0, 1)).reshape(batch, 3, side, side)
         image = _resize(image.clamp(0.0, 1.0), self.size)
         if self.folder is not None:
-            image = torch.where(_column(look["bg_photo"]) > 0.5, self._photographs(look).to(image), image)
+            image = torch.where(
+                _column(behind.photograph) > 0.5, self._photographs(behind.photograph_crop).to(image), image
+            )
         return image
 
-    def _photographs(self, look: dict[str, Tensor]) -> Tensor:
+    def _photographs(self, crops: Tensor) -> Tensor:
         paths = _image_paths(str(self.folder))
         pictures = []
-        for which, top, left, zoom, mirrored in look["bg_photo_crop"].tolist():
+        for which, top, left, zoom, mirrored in crops.tolist():
             picture = _read_image(paths[int(which * len(paths)) % len(paths)])
             height, width = picture.shape[1:]
             side = max(8, int(min(height, width) * (0.3 + 0.7 * zoom)))
@@ -113,22 +114,22 @@ class Photograph(nn.Module):
             pictures.append(part.flip(-1) if mirrored > 0.5 else part)
         return torch.cat(pictures)
 
-    def occlude(self, image: Tensor, look: dict[str, Tensor]) -> Tensor:
+    def occlude(self, image: Tensor, front: Occlusion, grain_place: Tensor) -> Tensor:
         """Draw ellipses, bars and lines over the picture, and cut off its edges."""
         x, y = self.steps, self.steps[:, None]
-        shapes = look["occluders"].reshape(-1, OCCLUDERS, 8)
+        shapes = front.shapes.reshape(-1, OCCLUDERS, 8)
         exponents, sharpness, covers = (_column(shapes[..., k : k + 1]) for k in (5, 6, 7))
-        colours = _column(look["occluder_colours"].reshape(-1, OCCLUDERS, 3))
+        colours = _column(front.colours.reshape(-1, OCCLUDERS, 3))
         for k, (u, v) in _drawn(self.steps, shapes):
             exponent = exponents[:, k]
             total = power(u.abs().clamp_min(1e-4), exponent) + power(v.abs().clamp_min(1e-4), exponent)
             distance = power(total, 1.0 / exponent)
             cover = torch.sigmoid((1.0 - distance) * sharpness[:, k]) * covers[:, k]
             shade = 1.0 - 0.35 * (u * 0.6 + v * 0.8 + distance.square() * 0.5).clamp(-0.8, 1.2)
-            texture = self.bank.grain_image(look["grain_offset"], self.size)[:, :1] * 0.04
+            texture = self.bank.grain_image(grain_place, self.size)[:, :1] * 0.04
             image = torch.lerp(image, (colours[:, k] * shade + texture).clamp(0.0, 1.0), cover)
         for k in range(LINES):
-            p = look["lines"][:, 7 * k : 7 * k + 7]
+            p = front.lines[:, 7 * k : 7 * k + 7]
             if _nowhere(p[:, 6]):
                 continue
             cosine, sine = p[:, 0:1].cos(), p[:, 0:1].sin()
@@ -137,30 +138,30 @@ class Photograph(nn.Module):
             cover = torch.sigmoid((_column(p[:, 3:4]) - distance) * (self.size * 0.7)) * _column(p[:, 6:7])
             colour = torch.cat((p[:, 4:5], p[:, 5:6], p[:, 4:5]), dim=1)
             image = torch.lerp(image, _column(colour), cover)
-        left, right, below = (_column(look["cut"][:, k : k + 1]) for k in range(3))
+        left, right, below = (_column(front.cut[:, k : k + 1]) for k in range(3))
         if _nowhere(torch.cat((left + 1.0, 1.0 - right, 1.0 - below))):
             return image
         cut = (x < left) | (x > right) | (y > below)
-        return torch.where(cut, _column(look["cut"][:, 3:4]), image)
+        return torch.where(cut, _column(front.cut[:, 3:4]), image)
 
-    def degrade(self, image: Tensor, look: dict[str, Tensor]) -> Tensor:
+    def degrade(self, image: Tensor, taken: Exposure) -> Tensor:
         """Blur, colour cast, contrast, saturation, noise, JPEG and grey; in and out ``[B, 3, H, W]`` in [0, 1]."""
-        image = gaussian_blur(image, look["blur"])
+        image = gaussian_blur(image, taken.blur)
         # Saturation, cast, contrast and brightness are one linear map of the colour.
-        saturation, contrast = look["saturation"], look["contrast"]
+        saturation, contrast = taken.saturation, taken.contrast
         grey = image.new_tensor([0.299, 0.587, 0.114]).expand(3, 3)
         mixing = torch.lerp(grey, torch.eye(3, device=image.device), saturation[..., None])
-        mixing = mixing * (look["cast"] * contrast)[..., None]
-        offset = look["middle"] * (1.0 - contrast) + look["brightness"]
+        mixing = mixing * (taken.cast * contrast)[..., None]
+        offset = taken.middle * (1.0 - contrast) + taken.brightness
         image = torch.baddbmm(offset[..., None], mixing, image.flatten(2)).reshape(image.shape)
-        image = power(image.clamp_min(1e-4), _column(look["gamma"]))
-        grain = self.bank.grain_image(look["grain_offset"], self.size)
-        noise = torch.addcmul(grain * _column(look["noise_chroma"]), grain[:, :1], _column(look["noise_luma"]))
+        image = power(image.clamp_min(1e-4), _column(taken.gamma))
+        grain = self.bank.grain_image(taken.grain_place, self.size)
+        noise = torch.addcmul(grain * _column(taken.chroma_noise), grain[:, :1], _column(taken.luma_noise))
         image = torch.addcmul(image, image.clamp(0.0, 1.0).add_(0.35).sqrt_(), noise).clamp_(0.0, 1.0)
-        if _nowhere(look["jpeg"]):
+        if _nowhere(taken.jpeg):
             return image
-        lossy = self._jpeg(image, look["jpeg"]).clamp(0.0, 1.0)
-        return torch.where(_column(look["jpeg"]) > 0.0, lossy, image)
+        lossy = self._jpeg(image, taken.jpeg).clamp(0.0, 1.0)
+        return torch.where(_column(taken.jpeg) > 0.0, lossy, image)
 
     def _jpeg(self, image: Tensor, scale: Tensor) -> Tensor:
         """Quantise the 8x8 block DCT of luminance and (at half size) chrominance; scale ``[B, 1]`` as in libjpeg."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lightning_faces.morphable import MorphableModel
 from lightning_faces.rendering.renderer import VertexNormals, rasterize_image
+from lightning_faces.rendering.synthesis.scene import Clothes, Glasses, Hair, Person, View
 
 SKIN, EYEBALL, INSIDE, TORSO, HAIR, FRAME, LENS, TEETH = range(8)
 """What a triangle belongs to."""
@@ -339,14 +340,15 @@ class SceneMesh(nn.Module):
         """Positions of the embedded model's frame in this model's object frame, mm ``[..., 3]``."""
         return canonical * self.scale + canonical.new_tensor(self.shift)
 
-    def forward(self, vertices: Tensor, identity: Tensor, expression: Tensor, look: dict[str, Tensor]) -> Tensor:
+    def forward(self, vertices: Tensor, identity: Tensor, expression: Tensor, person: Person, view: View) -> Tensor:
         """Everything that is drawn, turned to the view frame, in millimetres.
 
         Args:
             vertices: The face model's vertices ``[B, V, 3]``, object frame.
             identity: ``[B, Ki]``.
             expression: ``[B, Ke]``.
-            look: The scene's parameters; see ``synthesis.FaceSynthesizer.sample``.
+            person: What they wear, and their hair and teeth.
+            view: How head and shoulders are turned.
 
         Returns:
             ``[B, N, 3]``: scalp displaced by hair, shoulders in their own rotation, absent things shrunk to a point.
@@ -355,76 +357,72 @@ class SceneMesh(nn.Module):
         shifted = landmarks - self.landmark_mean
         ear_width = landmarks[:, 16, 0] - landmarks[:, 0, 0]
         wide = (ear_width / (self.landmark_mean[16, 0] - self.landmark_mean[0, 0]))[:, None, None]
-        rotation, torso_rotation = look["rotation"], look["torso_rotation"]
-        head = self._with_hair(vertices, look)
         hanging = [
-            head,
-            self._curtain(wide, shifted, look),
-            *self._glasses(landmarks, look),
-            self._teeth(shifted, wide, expression, look),
+            self._with_hair(vertices, person.hair),
+            self._curtain(wide, shifted, person.hair),
+            *self._glasses(landmarks, person.glasses),
+            self._teeth(shifted, wide, expression, person.mouth.raised),
         ]
-        turned = torch.cat(hanging, dim=1) @ rotation.transpose(1, 2)
-        torso = self._torso(identity, rotation, torso_rotation, look)
+        turned = torch.cat(hanging, dim=1) @ view.rotation.transpose(1, 2)
+        torso = self._torso(identity, view, person.clothes)
         return torch.cat((turned[:, : self.num_model], torso, turned[:, self.num_model :]), dim=1)
 
-    def _with_hair(self, vertices: Tensor, look: dict[str, Tensor]) -> Tensor:
-        above = self.canonical[: self.num_model, 1] - look["hairline"] @ self.hairline_weights
+    def _with_hair(self, vertices: Tensor, hair: Hair) -> Tensor:
+        above = self.canonical[: self.num_model, 1] - hair.line @ self.hairline_weights
         amount = (above / 14.0).clamp(0.0, 1.0)
-        thick = look["hair_thickness"] * (1.0 + look["hair_crown"] * self.crown) + look["hair_bumps"] * self.bumps
+        thick = hair.thickness * (1.0 + hair.crown * self.crown) + hair.bumps * self.bumps
         return torch.addcmul(vertices, (amount * thick)[..., None], self.hair_direction)
 
-    def _curtain(self, wide: Tensor, shifted: Tensor, look: dict[str, Tensor]) -> Tensor:
+    def _curtain(self, wide: Tensor, shifted: Tensor, hair: Hair) -> Tensor:
         columns, rows = _CURTAIN_COLUMNS, _CURTAIN_ROWS
         device = wide.device
-        if _nowhere(look["hair_long"]):
+        if _nowhere(hair.long):
             return wide.new_zeros(wide.shape[0], rows * columns, 3)
         side = torch.linspace(-1.0, 1.0, columns, device=device)
-        open_angle = torch.where(side < 0, look["hair_open"][:, :1], look["hair_open"][:, 1:])
+        open_angle = torch.where(side < 0, hair.opening[:, :1], hair.opening[:, 1:])
         angle = math.pi + side * (math.pi - open_angle)
         down = torch.linspace(0.0, 1.0, rows, device=device)[None, :, None]
-        ragged = 1.0 + 0.08 * torch.sin(angle * 9.0 + look["hair_phase"])[:, None]
-        end = look["hair_end"][:, None]
+        ragged = 1.0 + 0.08 * torch.sin(angle * 9.0 + hair.phase)[:, None]
+        end = hair.end[:, None]
         y = 75.0 + (end - 75.0) * down * ragged
         below = ((-y - 10.0) / 100.0).clamp(0.0, 1.5)
-        thick = look["hair_thickness"][:, None] + 4.0
-        wave = look["hair_wave"][:, None] * torch.sin(0.09 * y + 3.0 * angle[:, None] + look["hair_phase"][:, None])
-        half_width = (
-            77.0 + thick - 26.0 * (1.0 - down).clamp_min(0.0) ** 3 + look["hair_flare"][:, None] * 40.0 * below + wave
-        )
+        thick = hair.thickness[:, None] + 4.0
+        wave = hair.wave[:, None] * torch.sin(0.09 * y + 3.0 * angle[:, None] + hair.phase[:, None])
+        half_width = 77.0 + thick - 26.0 * (1.0 - down).clamp_min(0.0) ** 3 + hair.flare[:, None] * 40.0 * below + wave
         half_depth = 92.0 + thick - 22.0 * (1.0 - down).clamp_min(0.0) ** 3 - 22.0 * below + wave
         angle = angle[:, None].expand(-1, rows, -1)
         x, z = half_width * angle.sin(), AXIS_Z + half_depth * angle.cos()
         points = torch.stack((x, y, z), dim=-1).reshape(x.shape[0], rows * columns, 3)
         points = self.to_object(points * torch.cat((wide, torch.ones_like(wide), wide), dim=-1))
         points = points + shifted[:, [0, 16]].mean(1, keepdim=True)
-        return torch.where(look["hair_long"][:, None] > 0.5, points, 0.0)
+        return torch.where(hair.long[:, None] > 0.5, points, 0.0)
 
-    def _torso(self, identity: Tensor, rotation: Tensor, torso_rotation: Tensor, look: dict[str, Tensor]) -> Tensor:
+    def _torso(self, identity: Tensor, view: View, clothes: Clothes) -> Tensor:
         rings = self.torso_rings
         start = self._starts[TORSO]
         template = self.canonical[start : start + rings.shape[0]]
         neck = torch.einsum("bk,kc->bc", identity, self.neck_moves)
         neck_wide = (1.0 + neck[:, 3:] / self.neck_width)[:, None]
         own = rings[:, 5:6]
-        x = template[:, :1] * torch.lerp(neck_wide, look["shoulder_width"][:, None], own)
+        x = template[:, :1] * torch.lerp(neck_wide, clothes.shoulders[:, None], own)
         z = rings[:, 3:4] + (template[:, 2:] - rings[:, 3:4]) * torch.lerp(neck_wide, torch.ones_like(neck_wide), own)
-        y = template[:, 1:2] - look["neck_length"][:, None] * own
+        y = template[:, 1:2] - clothes.neck[:, None] * own
         points = self.to_object(torch.cat((x, y, z), dim=-1)) + neck[:, None, :3] * (1.0 - 0.5 * own)
         pivot = self.to_object(points.new_tensor(_NECK_PIVOT)) + neck[:, None, :3]
-        rigid = points @ rotation.transpose(1, 2)
-        turned = (points - pivot) @ torso_rotation.transpose(1, 2) + pivot @ rotation.transpose(1, 2)
+        rigid = points @ view.rotation.transpose(1, 2)
+        turned = (points - pivot) @ view.torso_rotation.transpose(1, 2) + pivot @ view.rotation.transpose(1, 2)
         return torch.lerp(rigid, turned, own)
 
-    def _glasses(self, landmarks: Tensor, look: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        if _nowhere(look["glasses"]):
+    def _glasses(self, landmarks: Tensor, glasses: Glasses) -> tuple[Tensor, Tensor]:
+        if _nowhere(glasses.worn):
             zero, sizes = landmarks.new_zeros(landmarks.shape[0], 1, 3), (4 * _RIM_POINTS + 12, 2 * _RIM_POINTS + 2)
             return zero.expand(-1, sizes[0], -1), zero.expand(-1, sizes[1], -1)
         unit = self.scale
         rim, lens = self._rims(landmarks.device)
         centre_x = landmarks[:, [36, 39, 42, 45], 0].abs().mean(1)[:, None]
-        centre_y = landmarks[:, [36, 39, 42, 45], 1].mean(1)[:, None] + look["glasses_drop"] * unit
-        width, height = look["glasses_width"] * unit, look["glasses_height"] * unit
-        thick, front = look["glasses_frame"] * unit, landmarks[:, 27, 2:3] + 3.0 * unit
+        centre_y = landmarks[:, [36, 39, 42, 45], 1].mean(1)[:, None] + glasses.drop * unit
+        width, height = glasses.width * unit, glasses.height * unit
+        thick, front = glasses.rim * unit, landmarks[:, 27, 2:3] + 3.0 * unit
 
         def bend(x: Tensor, y: Tensor, back: float = 0.0) -> Tensor:
             return torch.stack((x, y, front - 0.0042 / unit * x * x - back * unit), dim=-1)
@@ -439,7 +437,7 @@ class SceneMesh(nn.Module):
         bridge_y = centre_y + 0.35 * height
         bridge = [bend(s * inner, bridge_y + u * thick.clamp_min(1.0), -1.0) for u in (0.7, -0.7) for s in (-1.0, 1.0)]
         parts.append(torch.cat(bridge, dim=1))
-        temple = look["glasses_temple"] * unit
+        temple = glasses.temple * unit
         for side, ear in ((-1.0, 0), (1.0, 16)):
             outer = side * (centre_x + width + 0.5 * thick)
             near_y = centre_y + 0.55 * height
@@ -450,15 +448,15 @@ class SceneMesh(nn.Module):
             far = [torch.stack((far_x, far_y + u * temple, far_z), dim=-1) for u in (0.5, -0.5)]
             parts.append(torch.cat((near[0], far[0], near[1], far[1]), dim=1))
         frame, glass = torch.cat(parts, dim=1), torch.cat(lenses, dim=1)
-        frame = torch.where(look["glasses"][:, None] > 0.5, frame, 0.0)
-        dark = (look["glasses"] * look["sunglasses"])[:, None] > 0.5
+        frame = torch.where(glasses.worn[:, None] > 0.5, frame, 0.0)
+        dark = (glasses.worn * glasses.dark)[:, None] > 0.5
         return frame, torch.where(dark, glass, 0.0)
 
     def _rims(self, device: torch.device) -> tuple[Tensor, Tensor]:
         rim = self._rim(1.0, 1.0).to(device)
         return rim, torch.cat((rim, torch.zeros(1, 2, device=device)))
 
-    def _teeth(self, shifted: Tensor, wide: Tensor, expression: Tensor, look: dict[str, Tensor]) -> Tensor:
+    def _teeth(self, shifted: Tensor, wide: Tensor, expression: Tensor, raised: Tensor) -> Tensor:
         start = self._starts[TEETH]
         template = self.canonical[start : start + 4 * _TEETH_COLUMNS] * torch.cat(
             (wide, torch.ones_like(wide), torch.ones_like(wide)), dim=-1
@@ -468,5 +466,5 @@ class SceneMesh(nn.Module):
         jaw = torch.einsum("bk,kc->bc", expression, self.jaw_moves)
         upper, lower = torch.split(points, 2 * _TEETH_COLUMNS, dim=1)
         up = points.new_tensor([0.0, self.scale, 0.0])
-        raised = look["teeth_height"][:, :, None, None] * up
-        return torch.cat((upper + raised[:, 0], lower + raised[:, 1] + jaw[:, None]), dim=1)
+        moved = raised[:, :, None, None] * up
+        return torch.cat((upper + moved[:, 0], lower + moved[:, 1] + jaw[:, None]), dim=1)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_faces.rendering.texture import Texture
+from lightning_faces.rendering.synthesis.texture import Texture
 
 UNIFORM_DRAWS = 512
 NORMAL_DRAWS = 640
