@@ -1,7 +1,7 @@
 """Arrays of .npz archives, read so that what a header claims is checked against the file before it is allocated.
 
-NumPy allocates what an array says in its header, and inflates whatever an archive holds, so that a file of a few hundred
-bytes can ask for any amount of memory. Arrays of objects, which are pickles, are not read.
+NumPy allocates what an array says in its header, and inflates whatever an archive holds, so that a file of a few
+hundred bytes can ask for any amount of memory. Arrays of objects, which are pickles, are not read.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Archives of arrays come back as they were written; any other bytes give an error that names the file, in little memory."""
+"""Archives of arrays come back as they were written; any other bytes give an error that names the file."""
 
 from __future__ import annotations
 
