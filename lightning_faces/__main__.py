@@ -19,8 +19,8 @@ COMMANDS = {
     "sweep": ("lightning_faces.sweep:main", "search hyperparameters on this machine, without an account"),
     "datasets": ("datamodules.commands:main_datasets", "list the data sets, what each needs and where it looks"),
     "preview": ("lightning_faces.rendering.preview:main_preview", "draw synthetic faces"),
-    "import-model": ("lightning_faces.morphable.commands:main_import", "convert a morphable model"),
-    "build-model": ("lightning_faces.morphable.commands:main_build", "make a face model by PCA from registered meshes"),
+    "import-model": ("lightning_faces.commands.import_model:main", "convert a morphable model"),
+    "build-model": ("lightning_faces.commands.build_model:main", "make a face model by PCA from registered meshes"),
 }
 """Subcommand to its function, which takes the arguments after the subcommand (``cli`` takes the subcommand too)."""
 

@@ -37,11 +37,14 @@ class _DamagedError(ValueError):
     """What is wrong with the bytes; becomes a DataError that names the file."""
 
 
-def read_npz(path: str | Path, fix: str = "replace or remove it") -> dict[str, NDArray[np.generic]]:
+def read_npz(
+    path: str | Path, what: str = "a whole .npz archive", fix: str = "replace or remove it"
+) -> dict[str, NDArray[np.generic]]:
     """Read all arrays of a .npz archive of numbers and text.
 
     Args:
         path: The file, as ``numpy.savez`` or ``numpy.savez_compressed`` writes it.
+        what: What the error says that a file is not.
         fix: What the error tells to do about a file that cannot be read.
 
     Returns:
@@ -70,7 +73,7 @@ def read_npz(path: str | Path, fix: str = "replace or remove it") -> dict[str, N
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror or error}): {fix}.") from error
     except (*_BROKEN, RuntimeError) as error:  # zipfile's RuntimeError: the archive is encrypted.
-        raise DataError(f"{path} is not a whole .npz archive ({error}): {fix}.") from error
+        raise DataError(f"{path} is not {what} ({error}): {fix}.") from error
 
 
 def _read(archive: zipfile.ZipFile, size: int) -> dict[str, NDArray[np.generic]]:

@@ -70,7 +70,7 @@ def test_what_a_header_claims_is_checked_before_it_is_allocated(tmp_path: Path, 
     with pytest.raises(
         DataError, match=rf"a\.npz is not a whole \.npz archive .*{re.escape(message)}.*: import it again"
     ):
-        read_npz(path, "import it again")
+        read_npz(path, fix="import it again")
     assert tracemalloc.get_traced_memory()[1] < 2**20
     tracemalloc.stop()
 
