@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning_faces.morphable.embedded.albedo import make_canvas, paint
 from scipy.spatial import Delaunay
 
 from lightning_faces.errors import ConfigurationError
 from lightning_faces.geometry import similarity_transform
 from lightning_faces.geometry.landmarks import FLIP_68
-from lightning_faces.morphable.albedo import make_canvas, paint
 from lightning_faces.morphable.model import MorphableModel
 from lightning_faces.morphable.regions import LOWER_LIP, UPPER_LIP, region_masks
 from lightning_faces.morphable.surface import (
@@ -38,7 +38,7 @@ from lightning_faces.morphable.surface import (
     tidy_faces,
     triangle_areas,
 )
-from lightning_faces.morphable.uv import disc_uv
+from lightning_faces.morphable.uv.embedding import disc_uv
 
 SEED = 20180908
 NUM_SAMPLES = 2000

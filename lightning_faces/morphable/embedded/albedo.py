@@ -13,7 +13,7 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter, map_coordinat
 from scipy.spatial import cKDTree
 
 from lightning_faces.morphable.surface import Bools, Floats, Ints
-from lightning_faces.morphable.uv import rasterize_uv
+from lightning_faces.morphable.uv.embedding import rasterize_uv
 
 
 @dataclass
