@@ -31,12 +31,12 @@ from datamodules.table import Annotations
 from lightning_faces.__main__ import main as lightning_faces
 from lightning_faces.batch import FaceBatch, collate_faces
 from lightning_faces.evaluation.bootstrap import bootstrap_means, interval
+from lightning_faces.evaluation.records import read_record
 from lightning_faces.geometry.alignment import apply_similarity, similarity_transform
 from lightning_faces.geometry.landmarks import landmark_groups
 from lightning_faces.heads.depth import standardize
 from lightning_faces.methods import Zhao2016
 from lightning_faces.metrics.functional import average_point_error, ground_truth_error
-from lightning_faces.evaluation.records import read_record
 from lightning_faces.rendering.synthesis import SynthesisOptions
 
 RUNS = Path("runs/zhao2016_protocols")

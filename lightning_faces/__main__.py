@@ -15,7 +15,7 @@ COMMANDS = {
     "validate": ("lightning_faces.cli:main", "score a checkpoint on the validation split"),
     "test": ("lightning_faces.cli:main", "score a checkpoint on the test split and record the result"),
     "predict": ("lightning_faces.cli:main", "run a checkpoint on images"),
-    "leaderboard": ("lightning_faces.leaderboard:main", "compare the records of all runs below a folder"),
+    "leaderboard": ("lightning_faces.commands.leaderboard:main", "compare the records of all runs below a folder"),
     "sweep": ("lightning_faces.sweep:main", "search hyperparameters on this machine, without an account"),
     "datasets": ("datamodules.commands:main_datasets", "list the data sets, what each needs and where it looks"),
     "preview": ("lightning_faces.rendering.preview:main_preview", "draw synthetic faces"),

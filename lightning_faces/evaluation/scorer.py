@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -60,6 +61,11 @@ class Scored:
     def means(self, scores: Sequence[Score], aggregates: bool) -> dict[str, float]:
         """Means of scores, and of yaw bins where wanted; NaN where an error is not finite, nothing where none is."""
         found = {}
+        for name, bad in self.not_finite.items():
+            shown = ", ".join(map(str, bad[:10])) + (", ..." if len(bad) > 10 else "")
+            warnings.warn(
+                f"The {name} of {len(bad)} samples is not finite (index {shown}), so its mean is NaN.", stacklevel=2
+            )
         for score in scores:
             for name in score.metrics() if aggregates else (score.name,):
                 if "_auc_" in name or "_failure_" in name:
@@ -96,9 +102,9 @@ class Scorer:
 
     Example:
         >>> landmarks = torch.rand(1, 68, 3) * 40
-        >>> batch = {"index": torch.tensor([0]), "sample_id": ["a"], "landmarks": landmarks, "face_size": torch.tensor([40.0])}
-        >>> batch.update(has={key: torch.tensor([True]) for key in ("landmarks", "face_size")})
-        >>> batch.update(subject=torch.tensor([-1]), view=torch.tensor([-1]))
+        >>> batch = {"landmarks": landmarks, "face_size": torch.tensor([40.0]), "sample_id": ["a"]}
+        >>> batch["has"] = {key: torch.tensor([True]) for key in ("landmarks", "face_size")}
+        >>> batch.update({key: torch.tensor([0]) for key in ("index", "subject", "view")})
         >>> scorer = Scorer()
         >>> scorer.update(FacePrediction(landmarks + torch.tensor([2.0, 0.0, 0.0])), batch)
         >>> scorer.gather().table["nme"].round(6)
@@ -223,7 +229,7 @@ class Scorer:
         known = {index: name for part in parts for index, name in part.sample_ids.items()}
         table = _table(seen, known, errors)
         invalid: dict[str, int] = {}
-        for index, why in sorted(reasons_by_index.items()):
+        for _, why in sorted(reasons_by_index.items()):
             invalid[why] = invalid.get(why, 0) + 1
         return Scored(table, not_finite, left_out, invalid, remarks)
 

@@ -16,7 +16,7 @@ from lightning import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.types import LRSchedulerConfigType, OptimizerLRScheduler
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from lightning_faces.batch import FaceBatch, FacePrediction, FaceSpec
@@ -263,7 +263,12 @@ class FaceMethod(LightningModule, ABC):
             default = name == self.prediction_names[-1]
             prefix = f"{stage}/" if default else f"{stage}/{name}/"
             means = scored.means(logged_scores(stage), aggregates=stage == "test")
-            self.log_dict({f"{prefix}{metric}": value for metric, value in means.items()}, prog_bar=default)
+            values = {
+                f"{prefix}{metric}": torch.tensor(value, dtype=torch.float64, device=self.device)
+                for metric, value in means.items()
+            }
+            # The ranks have the same values; any reduction keeps them, and a maximum to the last bit.
+            self.log_dict(values, prog_bar=default, sync_dist=True, reduce_fx="max", batch_size=1)
         self._scorers = {}
 
     def _term_means(self, terms: Mapping[str, Term]) -> dict[str, Tensor]:
@@ -318,4 +323,3 @@ def in_full_precision(faces: FacePrediction) -> FacePrediction:
         visible=full(faces.visible),
         uncertainty=full(faces.uncertainty),
     )
-

@@ -17,8 +17,8 @@ from PIL import Image
 
 from lightning_faces import leaderboard
 from lightning_faces.evaluation.bootstrap import bootstrap_means, interval
-from lightning_faces.leaderboard import main
 from lightning_faces.evaluation.records import MetricValue, Training, write_record
+from lightning_faces.leaderboard import main
 from tests.test_records import edit, example
 
 COUNT = 300
