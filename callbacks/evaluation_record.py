@@ -174,7 +174,7 @@ class EvaluationRecord(Callback):
             samples = {**scored.table, "faces": faces, "faces_row": chosen}
             folder = Path(trainer.default_root_dir).absolute() / "records"
             path = write_record(folder, file_name(record), record, samples)
-            for note in record.notes:
+            for note in scored.news:
                 rank_zero_info(f"{record.dataset}{f' ({name})' if name else ''}: {note}")
             for logger in trainer.loggers:
                 if isinstance(logger, WandbLogger):
