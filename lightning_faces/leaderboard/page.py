@@ -17,8 +17,8 @@ from lightning_faces.leaderboard.collect import published
 from lightning_faces.leaderboard.rank import BASELINE, Board, Row
 from lightning_faces.leaderboard.table import QUOTED_HEADINGS, QUOTED_TITLE, columns, notes, quoted_lines
 
-Cell = tuple[str, str, Any]
-"""Text, the smaller text below it, and the value to sort by."""
+Cell = tuple[str, str, str, Any]
+"""Whether it is "words" or "digits", its text, the smaller text below it, and the value to sort by."""
 
 
 def to_html(found: Sequence[Board], problems: Sequence[str]) -> str:
@@ -30,7 +30,7 @@ def to_html(found: Sequence[Board], problems: Sequence[str]) -> str:
             f'<div class="problems" role="alert"><h2>{len(problems)} record(s) left out</h2><ul>{items}</ul></div>'
         )
     parts += [_article(board) for board in found]
-    quoted = [("quoted", [(text, "", text) for text in line]) for line in quoted_lines(published())]
+    quoted = [("quoted", [("words", text, "", text) for text in line]) for line in quoted_lines(published())]
     parts.append(f"<article><h2>{escaped(QUOTED_TITLE)}</h2>{_table(QUOTED_HEADINGS, quoted)}</article>")
     template = resources.files("lightning_faces.leaderboard").joinpath("page.html").read_text(encoding="utf-8")
     return string.Template(template).substitute(content="\n".join(parts))
@@ -41,7 +41,10 @@ def _article(board: Board) -> str:
     rows = [
         (
             "baseline" if row.entry.record.method == BASELINE else "measured",
-            [(column.text(row), column.interval(row), column.value(row)) for column in every],
+            [
+                ("words" if column.left else "digits", column.text(row), column.interval(row), column.value(row))
+                for column in every
+            ],
         )
         for row in board.rows
     ]
@@ -73,14 +76,20 @@ def _faces(row: Row) -> str:
     )
 
 
+def _two_lines(heading: str) -> str:
+    """A heading with its unit below it."""
+    name, bracket, unit = escaped(heading).partition(" (")
+    return f"{name}<br>({unit}" if bracket else name
+
+
 def _table(headings: Sequence[str], rows: Iterable[tuple[str, Sequence[Cell]]]) -> str:
-    head = "".join(f'<th scope="col"><button type="button">{escaped(name)}</button></th>' for name in headings)
+    head = "".join(f'<th scope="col"><button type="button">{_two_lines(name)}</button></th>' for name in headings)
     body = []
     for kind, cells in rows:
         inside = "".join(
-            f'<td data-value="{escaped(str(value))}">{escaped(text)}'
+            f'<td class="{kind_of_cell}" data-value="{escaped(str(value))}">{escaped(text)}'
             + (f"<br><small>{escaped(below)}</small></td>" if below else "</td>")
-            for text, below, value in cells
+            for kind_of_cell, text, below, value in cells
         )
         body.append(f'<tr class="{kind}">{inside}</tr>')
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
