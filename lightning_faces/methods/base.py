@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import re
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
@@ -25,6 +25,7 @@ from lightning_faces.evaluation.scorer import Scorer, shared_model
 from lightning_faces.evaluation.scores import Stage, logged_scores
 from lightning_faces.geometry.frames import image_to_unit, unit_to_image
 from lightning_faces.heads.terms import Term, TermMean, full_precision, masked_term, term_means, weighted_sum
+from lightning_faces.methods.arguments import plain_arguments, signature
 
 __all__ = [
     "FaceMethod",
@@ -89,6 +90,7 @@ class FaceMethod(LightningModule, ABC):
         self.make_lr_scheduler = lr_scheduler
         self.lr_scheduler_interval = lr_scheduler_interval
         self.automatic_optimization = optimizer is not None
+        # Those of the subclass, which need not do it itself: test and predict make the method anew from a checkpoint.
         self.save_hyperparameters(ignore=[*self._not_saved()])
         self.val_loss = TermMean()
         self._scorers: dict[str, Scorer] = {}
@@ -97,8 +99,8 @@ class FaceMethod(LightningModule, ABC):
     @classmethod
     def _not_saved(cls) -> set[str]:
         """Arguments of base classes' constructors that this class's own does not take, and factories."""
-        taken = [set(inspect.signature(c.__init__).parameters) for c in cls.__mro__ if issubclass(c, FaceMethod)]
-        return (set().union(*taken) - taken[0]) | {"optimizer", "lr_scheduler"}
+        bases = [set(signature(base)) for base in cls.__mro__ if issubclass(base, FaceMethod)]
+        return (set().union(*bases) - bases[0]) | {"optimizer", "lr_scheduler"}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FaceMethod:
         """A copy with weights of its own, as weight averaging makes, that shares the optimizer's factory.
@@ -164,8 +166,12 @@ class FaceMethod(LightningModule, ABC):
         for name in self.prediction_names:
             if not re.fullmatch(r"[a-z0-9_]+", name) and self.prediction_names != ("",):
                 raise ConfigurationError(f"{type(self).__name__} has a prediction {name!r}: use letters, digits and _.")
+        if self.make_optimizer is not None:
+            return
+        # ModelCheckpoint would have the state before an optimizer's step, and there is none.
+        warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
         strategy = self.trainer.strategy
-        if self.make_optimizer is None and isinstance(strategy, DDPStrategy):
+        if isinstance(strategy, DDPStrategy):
             # The wrapper refuses a module without gradients, and copies rank 0's buffers to all before each batch.
             strategy.configure_ddp = self._share_state  # type: ignore[method-assign]
 
@@ -212,7 +218,8 @@ class FaceMethod(LightningModule, ABC):
         return position if data is None else {**position, type(data).__qualname__: data.state_dict()}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Within a pass, say that the training is at its beginning."""
+        """Name the method and its plain arguments; within a pass, say that the training is at its beginning."""
+        checkpoint["hyper_parameters"] = plain_arguments(type(self), self.hparams)
         if self._pass_start is not None:
             loops = {**checkpoint["loops"], **self._pass_start["loops"]}
             checkpoint.update({**self._pass_start, "loops": loops})
@@ -247,19 +254,20 @@ class FaceMethod(LightningModule, ABC):
                 f"{type(self).__name__}.predict_named gives {list(predictions)}, but prediction_names are "
                 f"{list(self.prediction_names)}."
             )
-        if not self._scorers:
-            data = getattr(self._trainer, "datamodule", None)
-            shared = shared_model(self, data)
-            self._scorers = {name: Scorer(logged_scores(stage), shared) for name in self.prediction_names}
+        self._scorers = self._scorers or self._new_scorers(stage)
         for name, prediction in predictions.items():
             self._scorers[name].update(prediction, batch)
         return {"prediction": predictions[self.prediction_names[-1]], "predictions": predictions}
 
+    def _new_scorers(self, stage: Stage) -> dict[str, Scorer]:
+        shared = shared_model(self, getattr(self._trainer, "datamodule", None))
+        return {name: Scorer(logged_scores(stage), shared) for name in self.prediction_names}
+
     def _log_scores(self, stage: Stage) -> None:
         """Log the means over all ranks; of a prediction that is not the default, below its name."""
         # A rank without a single batch takes part too.
-        for name in self.prediction_names:
-            scored = self._scorers.get(name, Scorer(logged_scores(stage))).gather()
+        for name, scorer in (self._scorers or self._new_scorers(stage)).items():
+            scored = scorer.gather()
             default = name == self.prediction_names[-1]
             prefix = f"{stage}/" if default else f"{stage}/{name}/"
             means = scored.means(logged_scores(stage), aggregates=stage == "test")
@@ -278,10 +286,21 @@ class FaceMethod(LightningModule, ABC):
         return term_means(terms, self._trainer.world_size, reduce)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Optimizer and schedule over the parameters that require a gradient."""
+        """Optimizer and schedule over the parameters that require a gradient.
+
+        Raises:
+            ConfigurationError: If the optimizer's ``eps`` vanishes in the precision of the weights.
+        """
         if self.make_optimizer is None:
             return []
         optimizer = self.make_optimizer([p for p in self.parameters() if p.requires_grad])
+        for group in optimizer.param_groups:
+            # Squares of gradients below 2e-4 are 0 there, so a small eps divides by nothing.
+            if any(p.dtype == torch.float16 for p in group["params"]) and group.get("eps", 1) < 1e-4:
+                raise ConfigurationError(
+                    f"Optimizer option eps is {group['eps']}, which is too small for weights in float16: use the "
+                    "trainer's precision bf16-mixed or 16-mixed, or an eps of at least 1e-4."
+                )
         if self.make_lr_scheduler is None:
             return optimizer
         scheduler = self.make_lr_scheduler(optimizer)
@@ -312,7 +331,7 @@ def in_full_precision(faces: FacePrediction) -> FacePrediction:
 
     camera = faces.camera
     if camera is not None:
-        camera = replace(camera, matrix=full_precision(camera.matrix), pose=full(camera.pose))
+        camera = replace(camera, matrix=full_precision(camera.matrix), pose=full_precision(camera.pose))
     return replace(
         faces,
         landmarks=full_precision(faces.landmarks),

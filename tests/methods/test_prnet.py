@@ -557,6 +557,9 @@ def score(tmp_path: Path, config: str, face_model: Path | str, *options: str) ->
     content = torch.load(path, weights_only=True)
     content["hyper_parameters"]["_class_path"] = "lightning_faces.methods.PRNet"  # as a training by command saves it
     torch.save(content, path)
+    if face_model != "embedded":
+        # A checkpoint opens no file, so a face model of one's own is named again.
+        options = ("--model", "PRNet", "--model.face_model", str(face_model), *options)
     main(
         [
             "test", "--config", str(CONFIGS / config), "--ckpt_path", str(path), "--data.image_size", "32",

@@ -3,31 +3,88 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import re
+import sys
+import traceback
 from collections.abc import Iterable
+from importlib import import_module
+from pathlib import Path
 from typing import Any, NoReturn
 
+from jsonargparse import get_loader, set_loader, set_parsing_settings
 from lightning.pytorch import Callback
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import Logger
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from yaml import YAMLError
 
 from datamodules.base import FaceDataModule
+from lightning_faces.commands.configurations import present_name, with_present_names
 from lightning_faces.errors import ConfigurationError
 from lightning_faces.methods.base import FaceMethod
 
 
 def subclass_names(*bases: type) -> set[str]:
-    """Names of all imported public subclasses."""
+    """Names of all imported public subclasses that can be made."""
     names: set[str] = set()
     for base in bases:
         subclasses: list[type] = base.__subclasses__()
         for subclass in subclasses:
             names |= subclass_names(subclass)
-            if not subclass.__name__.startswith("_"):
+            if not subclass.__name__.startswith("_") and not inspect.isabstract(subclass):
                 names.add(subclass.__name__)
     return names
+
+
+def _load(text: str) -> Any:
+    """YAML of a configuration or an option, with the present names of classes that have moved."""
+    value = get_loader("yaml")(text)
+    return present_name(value) if isinstance(value, str) else with_present_names(value)
+
+
+set_loader("faces", _load, (YAMLError,))
+# What an option without a type holds is data, also where it looks like a class.
+set_parsing_settings(instantiate_subclass_spec_in_any=False, validate_subclass_spec_in_any=False)
+
+POOLS: dict[str, tuple[type, ...]] = {
+    "model": (FaceMethod,),
+    "data": (FaceDataModule,),
+    "optimizer": (Optimizer,),
+    "lr_scheduler": (LRScheduler,),
+    "callbacks": (Callback,),
+    "logger": (Logger,),
+}
+"""Last part of an option to the classes that it takes."""
+FAILS_INSIDE = (
+    ImportError, SyntaxError, NameError, AttributeError, TypeError, ValueError, OSError, RuntimeError, LookupError,
+    ArithmeticError, AssertionError,
+)  # fmt: skip
+"""What a module that is imported may raise."""
+
+
+def why_not_importable(name: str) -> str | None:
+    """Why a class can't be imported; None if it can.
+
+    Args:
+        name: Its import path, such as ``mymodule.MyMethod``.
+    """
+    module, _, attribute = name.rpartition(".")
+    try:
+        imported = import_module(module)
+    except FAILS_INSIDE as error:
+        absent = isinstance(error, ModuleNotFoundError) and error.name is not None
+        if absent and f"{module}.".startswith(f"{error.name}."):  # type: ignore[attr-defined]
+            folders = ", ".join(dict.fromkeys(path or str(Path.cwd()) for path in sys.path if "zip" not in path))
+            return f"there is no module {error.name!r} in {folders}"  # type: ignore[attr-defined]
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
+        where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+        return f"importing {module} fails with {type(error).__name__}: {error}{where}"
+    if hasattr(imported, attribute):
+        return None
+    near = difflib.get_close_matches(attribute, dir(imported), n=1)
+    return f"{module} has no {attribute}{f', did you mean {near[0]}' if near else ''}"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -52,7 +109,7 @@ class FacesParser(LightningArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # Abbreviations would silently take --trainer.max_epoch for --trainer.max_epochs.
-        super().__init__(*args, **{**kwargs, "allow_abbrev": False})
+        super().__init__(*args, **{**kwargs, "allow_abbrev": False, "parser_mode": "faces"})
 
     def option_names(self) -> set[str]:
         """Dotted names of all options, those of subcommands included, without the subcommand."""
@@ -108,24 +165,40 @@ class FacesParser(LightningArgumentParser):
         rest = message[keys[-1].end() :] + "\nGot value: "
         innermost, value, _ = re.split(r"(?:Given|Got) value: (.*)", rest, maxsplit=1)
         value = value.split(". Got value:")[0]
+        if said := self._about_class(key, message, value):
+            return said
         kinds = re.findall(r"Expected an? (?!path|dot import)(.+?)(?:\. |$)", innermost, re.M)
         expected = list(dict.fromkeys(_readable(kind) for kind in kinds))
         class_name = re.search(r"Expected a dot import path string: (\S+)", innermost)
         if class_name and not set(expected) - {"null", "FaceMethod", "FaceDataModule", "Callback", "Logger"}:
-            pools: dict[str, tuple[type, ...]] = {
-                "model": (FaceMethod,),
-                "data": (FaceDataModule,),
-                "optimizer": (Optimizer,),
-                "lr_scheduler": (LRScheduler,),
-                "callbacks": (Callback,),
-                "logger": (Logger,),
-            }
-            anything = tuple(base for pool in pools.values() for base in pool)
-            names = subclass_names(*pools.get(key.rsplit(".", 1)[-1], anything))
+            anything = tuple(base for pool in POOLS.values() for base in pool)
+            names = subclass_names(*POOLS.get(key.rsplit(".", 1)[-1], anything))
             return f"{key}: there is no class {class_name[1]!r}: {did_you_mean(class_name[1], names)}"
         if expected:
             return f"{key} is {value!r}, which does not fit: it must be {' or '.join(expected)}."
         return re.sub(r"\s+", " ", message).strip()
+
+    def _about_class(self, key: str, message: str, value: str) -> str | None:
+        """The sentence on a class that can't be imported, is abstract, or is of another kind."""
+        paths = re.findall(r"Problem with given class_path '([\w.]+)'", message)
+        paths += re.findall(r"Expected a path but ([\w.]+) either", message)
+        for path in dict.fromkeys(reversed(paths)):
+            if "." in path and (why := why_not_importable(path)):
+                return f"{key}: {path} can't be imported: {why}."
+        name = paths[-1] if paths else value
+        pool = POOLS.get(key.rsplit(".", 1)[-1], ())
+        choice = f"choose one of {', '.join(sorted(subclass_names(*pool)))}." if pool in _SHORT else "see --help."
+        if "Expected an instantiatable class, but is abstract" in message:
+            return f"{key}: {name.rsplit('.', 1)[-1]} is abstract, so that it can't be made: {choice}"
+        found = re.search(r"does not correspond to a subclass of (\w+)", message)
+        found = found or re.search(r"to be a (?:function that returns|subclass of) <class '(?:\w+\.)*(\w+)'>", message)
+        if found and "." in name:
+            return f"{key}: {name} is no {found[1]}: {choice}"
+        return None
+
+
+_SHORT = (POOLS["model"], POOLS["data"])
+"""Kinds of class of which there are few."""
 
 
 class _UnknownOptionError(KeyError):
