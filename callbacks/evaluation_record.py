@@ -33,6 +33,7 @@ from lightning_faces.evaluation.scores import SCORES, units
 from lightning_faces.evaluation.speed import measure_speed
 from lightning_faces.files import write_atomic
 from lightning_faces.methods.base import FaceMethod
+from lightning_faces.methods.checkpoint import read_checkpoint
 
 PACKAGES = ("lightning-faces", "torch", "lightning", "torchmetrics", "numpy", "scipy", "timm", "easypytorch3d")
 FACE_PIXELS = 192
@@ -185,8 +186,9 @@ class EvaluationRecord(Callback):
         state: dict[str, Any] = self.state_dict()
         folder = Path(trainer.default_root_dir)
         if checkpoint:
-            content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-            state = content.get("callbacks", {}).get(self.state_key) or EvaluationRecord().state_dict()
+            callbacks = read_checkpoint(checkpoint).get("callbacks")
+            saved = callbacks.get(self.state_key) if isinstance(callbacks, dict) else None
+            state = saved if isinstance(saved, dict) else EvaluationRecord().state_dict()
             folder = Path(checkpoint).absolute().parent.parent
         judge = EvaluationRecord()
         judge.load_state_dict(state)

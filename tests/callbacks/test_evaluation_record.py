@@ -157,8 +157,8 @@ def test_the_record_holds_every_metric_with_its_interval_and_the_samples_behind_
     assert set(record.metrics) == {
         "nme", "nme_0_30", "nme_30_60", "nme_60_90", "nme_mean", "nme_auc_7", "nme_failure_7", "nme_visible",
         "nme_3d_raw", "nme_3d_mean", "nme_3d_min", "nme_3d_similarity", "gte", "ape", "cvgtce", "cvgtce_printed",
-        "pitch_deg", "yaw_deg", "roll_deg", "dense_nme", "dense_nme_3d", "vertex_mm", "icp", "icp_0_30", "icp_30_60", "icp_60_90", "icp_mean", "pose_error",
-        "identity_error", "expression_error",
+        "dense_nme", "dense_nme_3d", "vertex_mm", "icp", "icp_0_30", "icp_30_60", "icp_60_90", "icp_mean", "pose_error",
+        "pitch_deg", "yaw_deg", "roll_deg", "identity_error", "expression_error",
     }  # fmt: skip
     bins = [record.metrics[f"nme_{name}"].value for name in ("0_30", "30_60", "60_90")]
     assert record.metrics["nme_mean"].value == pytest.approx(np.mean(bins), abs=1e-12)
@@ -170,7 +170,8 @@ def test_the_record_holds_every_metric_with_its_interval_and_the_samples_behind_
         abs=1e-5,
     )
     assert {name: metric.unit for name, metric in record.metrics.items() if metric.unit != "fraction"} == {
-        "ape": "px", "vertex_mm": "mm", "pose_error": "rad", **dict.fromkeys(("pitch_deg", "yaw_deg", "roll_deg"), "deg"), "identity_error": "sd", "expression_error": "sd"
+        "ape": "px", "vertex_mm": "mm", "pose_error": "rad", "identity_error": "sd", "expression_error": "sd",
+        **dict.fromkeys(("pitch_deg", "yaw_deg", "roll_deg"), "deg"),
     }  # fmt: skip
     assert record.metrics["nme_auc_7"].higher_is_better
     assert (record.method, record.run, record.parameters) == ("Noisy", "experiment/run", 3)
