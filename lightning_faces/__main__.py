@@ -16,7 +16,7 @@ COMMANDS = {
     "validate": ("lightning_faces.commands.train:validate", "score a checkpoint on the validation split"),
     "test": ("lightning_faces.commands.train:test", "score a checkpoint on the test split and record the result"),
     "predict": ("lightning_faces.commands.train:predict", "run a checkpoint on images"),
-    "leaderboard": ("lightning_faces.leaderboard:main", "compare the records of all runs below a folder"),
+    "leaderboard": ("lightning_faces.commands.leaderboard:main", "compare the records of all runs below a folder"),
     "sweep": ("lightning_faces.sweep:main", "search hyperparameters on this machine, without an account"),
     "datasets": ("lightning_faces.commands.datasets:main", "list the data sets, what each needs and where it looks"),
     "preview": ("lightning_faces.commands.preview:main", "draw synthetic faces"),
