@@ -92,8 +92,8 @@ def judge(points: Tensor, image_points: Tensor, weights: Tensor, least: int, fla
 def fit_weak_perspective(points: Tensor, image_points: Tensor, mask: Tensor | None = None) -> CameraFit:
     """Weak-perspective cameras by least squares: ``image = s F R X + t``.
 
-    Image points with a depth are a similarity's closed form (Umeyama 1991). Without one, the affine solution is moved to
-    the nearest rotation and refined by Levenberg-Marquardt on the points' second moments.
+    Image points with a depth have a closed form, the similarity (Umeyama 1991). Without one, the affine solution is
+    moved to the nearest rotation and refined by Levenberg-Marquardt on the points' second moments.
 
     Args:
         points: ``[B, N, 3]``, millimetres, object frame.
