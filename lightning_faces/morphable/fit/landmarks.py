@@ -20,8 +20,8 @@ from lightning_faces.morphable.model import MorphableModel
 CHUNK = 128
 """Faces that are fitted together; more would only need more memory."""
 STEPS = 4
-"""Steps of the fit. After four, coefficients and camera of the embedded model are within 0.2 % and 0.03 degrees of where
-they end."""
+"""Steps of the fit. After four, coefficients and camera of the embedded model are within 0.2 % and 0.03 degrees of
+where they end."""
 
 
 @torch.no_grad()
@@ -38,9 +38,8 @@ def fit_landmarks(
 ) -> FaceFit:
     """Fit a face model to landmarks that you already have, from any detector, in 2D or 3D.
 
-    Minimises over a weak-perspective camera and the coefficients c, in square millimetres,
-    ``sum_l |image_l - s F R X_l(c) - t|^2 / s^2 + identity_weight |c_id|^2 + expression_weight |c_exp / d|^2``. A weight
-    is the variance of a landmark's error on the face, against coefficients that vary by one standard deviation (d is 1,
+    Minimises over a weak-perspective camera and the coefficients c, in square millimetres, ``sum_l |image_l - s F R
+    X_l(c) - t|^2 / s^2 + identity_weight |c_id|^2 + expression_weight |c_exp / d|^2``. A weight is the variance of a landmark's error on the face, against coefficients that vary by one standard deviation (d is 1,
     or of blendshapes :data:`~lightning_faces.morphable.fit.coefficients.BLENDSHAPE_STD`). The default belongs to
     landmarks that are off by 2 % of the face's size.
 
@@ -105,7 +104,7 @@ def fit_landmarks(
     shape = full_mean + (coefficients @ full_modes.flatten(1)).reshape(-1, *full_mean.shape)
     landmarks = place(camera, shape, depth, valid)
     reason = [text for part in parts for text in part[5]]
-    return FaceFit(face_model, coefficients, camera, depth, landmarks, residual, valid, reason)
+    return FaceFit(camera, depth, landmarks, residual, valid, reason, coefficients, face_model)
 
 
 def landmark_modes(face_model: MorphableModel, embedding: str) -> tuple[Tensor, Tensor]:
@@ -186,8 +185,8 @@ class _Fitter:
         """Coordinates in which the normal matrix of 3D points, ``sum_l w_l M_l^T M_l`` plus the prior, is 1.
 
         Returns:
-            The inverse of its Cholesky factor ``[B, K, K]``, and the modes in these coordinates, with the square roots of
-            the weights, ``[B, K, L, 3]``. Where all faces have one mask, B is 1.
+            The inverse of its Cholesky factor ``[B, K, K]``, and the modes in these coordinates, with the square roots
+            of the weights, ``[B, K, L, 3]``. Where all faces have one mask, B is 1.
         """
         if weights.shape[0] and bool((weights == weights[:1]).all()):
             weights = weights[:1]

@@ -13,30 +13,39 @@ from lightning_faces.morphable.model import MorphableModel
 
 
 @dataclass(eq=False)
-class FaceFit:
-    """Face models fitted to a batch of faces.
+class LandmarkFit:
+    """Cameras and landmarks of a batch of faces.
 
     Of a face that is not valid all numbers are 0, and ``reason`` says why.
 
     Attributes:
-        face_model: The model.
-        coefficients: ``[B, K]`` identity then expression, in standard deviations.
-        camera: From the object frame (millimetres) to the frame of the points.
+        camera: From the object frame (millimetres) to the frame of the points, or of the image, that were given.
         depth: ``[B]`` pixels to add to the camera's depths: where the origin of 3D points' z lies; else 0.
-        landmarks: ``[B, L, 3]``, the landmarks of the fitted face, in the frame of the points.
+        landmarks: ``[B, L, 3]``, in that frame.
         residual: ``[B]``, root mean square distance between the points given and those of the fit, in pixels.
         valid: Bool ``[B]``.
         reason: Why a face is not valid, "" where it is.
     """
 
-    face_model: MorphableModel
-    coefficients: Tensor
     camera: Camera
     depth: Tensor
     landmarks: Tensor
     residual: Tensor
     valid: Tensor
     reason: list[str]
+
+
+@dataclass(eq=False)
+class FaceFit(LandmarkFit):
+    """Face models fitted to a batch of faces.
+
+    Attributes:
+        coefficients: ``[B, K]`` identity then expression, in standard deviations.
+        face_model: The model.
+    """
+
+    coefficients: Tensor
+    face_model: MorphableModel
 
     @cached_property
     def shapes(self) -> Tensor:
