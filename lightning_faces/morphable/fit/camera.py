@@ -14,6 +14,7 @@ from torch import Tensor
 from lightning_faces.errors import ConfigurationError
 from lightning_faces.geometry import Camera, matrix_to_euler, similarity_transform
 from lightning_faces.morphable.fit.checks import FLAT, Verdict, spread, usable, weighted_mean
+from lightning_faces.morphable.fit.result import kept_cameras
 
 SCORED = 128
 """Correspondences that a sampled camera is judged on."""
@@ -267,19 +268,12 @@ def fit_affine(
     singular = torch.linalg.svdvals(matrix[..., :3])
     verdict.refuse(~(singular[:, 1] > FLAT * singular[:, 0]), "its points are not an image of the object points")
     valid = verdict.valid
-    matrix = torch.where(valid[:, None, None], matrix, 0.0)
     error = points @ matrix[..., :3].transpose(1, 2) + matrix[:, None, :, 3] - image_points
     residual = torch.where(valid, _rms(error, weights), 0.0)
     inliers = (weights > 0) & valid[:, None]
-    return CameraFit(affine_camera(matrix), torch.zeros_like(residual), residual, inliers, valid, verdict.reason)
-
-
-def affine_camera(matrix: Tensor) -> Camera:
-    """Affine camera of its first two rows ``[B, 2, 4]``; the pose is 0 where the matrix is."""
-    camera = Camera.from_matrix("affine", torch.cat((matrix, matrix.new_tensor([[[0.0, 0, 0, 1]]]).expand(
-        matrix.shape[0], 1, 4)), dim=1))  # fmt: skip
-    camera.pose = torch.where((matrix == 0).flatten(1).all(dim=1)[:, None], 0.0, camera.pose)
-    return camera
+    last = matrix.new_tensor([[[0.0, 0.0, 0.0, 1.0]]]).expand(matrix.shape[0], 1, 4)
+    camera = kept_cameras(Camera.from_matrix("affine", torch.cat((matrix, last), dim=1)), valid)
+    return CameraFit(camera, torch.zeros_like(residual), residual, inliers, valid, verdict.reason)
 
 
 def _robust(

@@ -12,7 +12,7 @@ from lightning_faces.morphable.fit.camera import CameraFit, fit_affine, fit_weak
 from lightning_faces.morphable.fit.checks import usable
 from lightning_faces.morphable.fit.coefficients import solve_coefficients
 from lightning_faces.morphable.fit.perspective import fit_perspective
-from lightning_faces.morphable.fit.result import FaceFit, LandmarkFit, place, shapes_of
+from lightning_faces.morphable.fit.result import FaceFit, LandmarkFit, kept_cameras, place, shapes_of
 from lightning_faces.morphable.model import MorphableModel
 
 FEWEST = 10
@@ -89,9 +89,9 @@ def fit_dense(
 ) -> FaceFit:
     """Cameras and coefficients from dense maps (Pix2face 2017, section 3.4).
 
-    Each vertex of the face region is looked for among the pixels by its place on the mean face (eq. 3, by a KD-tree); it
-    is seen where the nearest PNCC is no further than a pixel is wide on the face. The offset there is its constraint on
-    the coefficients (eq. 4, or 5 for several images of one subject).
+    Each vertex of the face region is looked for among the pixels by its place on the mean face (eq. 3, by a KD-tree);
+    it is seen where the nearest PNCC is no further than a pixel is wide on the face. The offset there is its constraint
+    on the coefficients (eq. 4, or 5 for several images of one subject).
 
     Args:
         pncc: As for :func:`fit_dense_landmarks`, like the next four.
@@ -122,12 +122,12 @@ def fit_dense(
         >>> from lightning_faces.rendering.maps import FaceMaps
         >>> model = MorphableModel.load("embedded")
         >>> shape = model.mean[None] + 2.0  # moved by 2 mm along each axis
-        >>> true = Camera.from_pose(torch.tensor([[0.5, 0.0, 0.3, 0.0, 64.0, 64.0]]))
+        >>> true = Camera.from_pose(torch.tensor([[0.5, 0.1, 0.3, 0.2, 64.0, 64.0]]))
         >>> maps = FaceMaps(model, 128)
         >>> pncc, offsets, mask = maps.pncc(maps.face_region(true.project(shape)), shape)
         >>> fit = fit_dense(pncc, offsets, mask, model)
         >>> [round(x, 2) for x in fit.camera.pose[0].tolist()]
-        [0.5, 0.0, 0.3, 0.0, 64.0, 64.0]
+        [0.5, 0.1, 0.3, 0.2, 64.0, 64.0]
     """
     good = _good_pixels(pncc, offsets, mask)
     fit = _cameras(pncc, offsets, good, camera, seed)
@@ -141,11 +141,10 @@ def fit_dense(
         footprint = 1.0 / float(fit.camera.pose[face, 0])
         distance, nearest = cKDTree(places).query(mean, distance_upper_bound=footprint)
         seen = torch.from_numpy(distance <= footprint)
-        if int(seen.sum()) < FEWEST:
+        count = int(seen.sum())
+        if count < FEWEST:
             valid[face] = False
-            reason[face] = (
-                f"{int(seen.sum())} vertices of the face model were found in it, at least {FEWEST} are needed"
-            )
+            reason[face] = f"{count} vertices of the face model were found in it, at least {FEWEST} are needed"
             continue
         rows = pixels[torch.from_numpy(nearest)[seen].to(pixels.device)]
         found[face] = region[seen], offsets[face].flatten(1)[:, rows].T
@@ -159,26 +158,20 @@ def fit_dense(
             expression_weight=expression_weight,
         )
     shapes = shapes_of(face_model, coefficients)
-    if landmark_vertices is None:
-        points = face_model.landmarks(shapes, embedding)
-    else:
-        points = shapes[:, landmark_vertices]
-    landmarks = place(fit.camera, points, fit.depth, valid)
-    return FaceFit(fit.camera, fit.depth, landmarks, fit.residual, valid, reason, coefficients, face_model)
+    points = face_model.landmarks(shapes, embedding) if landmark_vertices is None else shapes[:, landmark_vertices]
+    kept, residual = kept_cameras(fit.camera, valid), torch.where(valid, fit.residual, 0.0)
+    landmarks = place(kept, points, fit.depth, valid)
+    return FaceFit(kept, fit.depth, landmarks, residual, valid, reason, coefficients, face_model)
 
 
 def _good_pixels(pncc: Tensor, offsets: Tensor, mask: Tensor) -> Tensor:
     """Pixels that can be used, bool ``[B, H W]``."""
     batch, _, height, width = pncc.shape if pncc.ndim == 4 else (0, 0, 0, 0)
-    wanted = {
-        "pncc": (batch, 3, height, width),
-        "offsets": (batch, 3, height, width),
-        "mask": (batch, 1, height, width),
-    }
-    for (name, shape), values in zip(wanted.items(), (pncc, offsets, mask)):
-        if values.ndim != 4 or tuple(values.shape) != shape:
+    for name, channels, values in (("pncc", 3, pncc), ("offsets", 3, offsets), ("mask", 1, mask)):
+        if pncc.ndim != 4 or tuple(values.shape) != (batch, channels, height, width):
             raise ConfigurationError(
-                f"{name} has shape {tuple(values.shape)}: give {list(shape)} with pncc [B, 3, H, W]."
+                f"{name} has shape {tuple(values.shape)}, pncc {tuple(pncc.shape)}: give [B, {channels}, H, W], all of "
+                "one batch and size."
             )
     shown = mask if mask.dtype == torch.bool else mask > 0.5
     places, moves = (values.flatten(2).transpose(1, 2) for values in (pncc, offsets))
@@ -189,7 +182,7 @@ def _cameras(pncc: Tensor, offsets: Tensor, good: Tensor, kind: CameraKind, seed
     """Cameras from some of the pixels."""
     if kind not in ("affine", "weak_perspective", "perspective"):
         raise ConfigurationError(f"There is no camera {kind!r}: use 'affine', 'weak_perspective' or 'perspective'.")
-    batch, _, height, width = pncc.shape
+    height, width = pncc.shape[2:]
     total = good.sum(dim=1)
     # Usable pixels first, in the order of rows; then one drawn from each of as many equal parts as points are wanted.
     order = torch.argsort(good.to(torch.uint8), dim=1, descending=True, stable=True)
@@ -200,14 +193,14 @@ def _cameras(pncc: Tensor, offsets: Tensor, good: Tensor, kind: CameraKind, seed
     pixels = order.gather(1, rank)
     chosen = good.gather(1, pixels)
     index = pixels[:, None].expand(-1, 3, -1)
-    points = sum(
-        (values.flatten(2).gather(2, index) for values in (pncc, offsets)), torch.zeros_like(pncc[:, :, 0, :1])
-    )
+    points = pncc.flatten(2).gather(2, index) + offsets.flatten(2).gather(2, index)
     image = torch.stack((pixels % width, torch.div(pixels, width, rounding_mode="floor")), dim=2).to(pncc)
     few = total < FEWEST
     fit = fit_affine(points.transpose(1, 2), image, chosen & ~few[:, None], seed=seed)
     if kind == "weak_perspective":
-        fit = fit_weak_perspective(points.transpose(1, 2), image, fit.inliers)
+        affine = fit
+        fit = fit_weak_perspective(points.transpose(1, 2), image, affine.inliers)
+        fit.reason = [first or second for first, second in zip(affine.reason, fit.reason)]
     elif kind == "perspective":
         fit = fit_perspective(points.transpose(1, 2), image, (height, width), affine=fit, seed=seed)
     for face in torch.nonzero(few).flatten().tolist():

@@ -42,8 +42,6 @@ def choose_landmark_vertices(frames: Iterable[tuple[Tensor, Tensor, Tensor]]) ->
     missing = torch.nonzero(count == 0).flatten().tolist()
     if missing or count.numel() == 0:
         which = f"Landmarks {missing} are" if count.numel() else "Nothing is"
-        raise ConfigurationError(
-            f"{which} labelled in no frame, so no vertex can be chosen: give frames that have them."
-        )
+        raise ConfigurationError(f"{which} labelled in no frame: give frames to choose the vertices by.")
     error, vertex = (total / count[:, None]).min(dim=1)
     return vertex, error.float()

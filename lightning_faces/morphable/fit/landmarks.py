@@ -38,10 +38,13 @@ def fit_landmarks(
 ) -> FaceFit:
     """Fit a face model to landmarks that you already have, from any detector, in 2D or 3D.
 
-    Minimises over a weak-perspective camera and the coefficients c, in square millimetres, ``sum_l |image_l - s F R
-    X_l(c) - t|^2 / s^2 + identity_weight |c_id|^2 + expression_weight |c_exp / d|^2``. A weight is the variance of a landmark's error on the face, against coefficients that vary by one standard deviation (d is 1,
-    or of blendshapes :data:`~lightning_faces.morphable.fit.coefficients.BLENDSHAPE_STD`). The default belongs to
-    landmarks that are off by 2 % of the face's size.
+    Minimises over a weak-perspective camera and the coefficients c, in square millimetres,
+
+        sum_l |image_l - s F R X_l(c) - t|^2 / s^2 + identity_weight |c_id|^2 + expression_weight |c_exp / d|^2
+
+    A weight is the variance of a landmark's error on the face, against coefficients that vary by one standard deviation
+    (d is 1, or of blendshapes :data:`~lightning_faces.morphable.fit.coefficients.BLENDSHAPE_STD`). The default belongs
+    to landmarks that are off by 2 % of the face's size.
 
     The camera of the mean face is the start; then both are solved together, step by step, the camera damped where a
     step does not help (Levenberg-Marquardt).

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lightning_faces.geometry import Camera, euler_to_matrix
 from lightning_faces.morphable.fit.camera import CameraFit, check_correspondences, fit_affine, rotation_of
+from lightning_faces.morphable.fit.result import kept_cameras
 
 Floats = NDArray[np.float64]
 
@@ -52,8 +53,8 @@ def fit_perspective(
     """Perspective cameras with zero skew and the principal point at the image's centre (Pix2face 2017, section 3.4.1).
 
     The start is the affine camera, seen from :data:`START_DISTANCE`; SciPy's trust-region Levenberg-Marquardt then
-    minimises the squared errors in the image over scale, rotation, translation and the inverse of the distance, in which
-    the affine camera is the smooth limit at 0. One face after the other.
+    minimises the squared errors in the image over scale, rotation, translation and the inverse of the distance, in
+    which the affine camera is the smooth limit at 0. One face after the other.
 
     Args:
         points: ``[B, N, 3]``, millimetres, object frame.
@@ -97,9 +98,8 @@ def fit_perspective(
     extrinsic = torch.cat((rotation, translation[..., None]), dim=2)
     centre = torch.tensor([[(image_size[1] - 1) / 2], [(image_size[0] - 1) / 2]], dtype=torch.float64)
     matrix = torch.cat((focal[:, None, None] * extrinsic[:, :2] + centre * extrinsic[:, 2:], extrinsic[:, 2:]), dim=1)
-    matrix[~valid.cpu(), 2, 3] = 1.0  # so that a face without a camera projects to 0 and not to 0 / 0
-    camera = Camera.from_matrix("perspective", matrix.to(device, dtype))
-    camera.pose = torch.where(valid[:, None], camera.pose, 0.0)
+    matrix[~valid.cpu(), 2, 3] = 1.0
+    camera = kept_cameras(Camera.from_matrix("perspective", matrix.to(device, dtype)), valid)
     inliers = start.inliers & valid[:, None]
     error = (camera.project(torch.where(inliers[..., None], points, 0.0))[..., :2] - image_points).square().sum(dim=2)
     residual = (torch.where(inliers, error, 0.0).sum(dim=1) / inliers.sum(dim=1).clamp_min(1)).sqrt()

@@ -77,3 +77,11 @@ def place(camera: Camera, points: Tensor, depth: Tensor, valid: Tensor) -> Tenso
     projected = camera.project(points)
     projected = torch.cat((projected[..., :2], projected[..., 2:] + depth[:, None, None]), dim=-1)
     return torch.where(valid[:, None, None], projected, 0.0)
+
+
+def kept_cameras(camera: Camera, valid: Tensor) -> Camera:
+    """The cameras of valid faces; those of the others map all points to 0."""
+    nothing = torch.zeros_like(camera.matrix)
+    nothing[:, 2, 3] = 1.0
+    matrix = torch.where(valid[:, None, None], camera.matrix, nothing)
+    return Camera(camera.kind, matrix, torch.where(valid[:, None], camera.pose, 0.0))
