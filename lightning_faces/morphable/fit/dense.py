@@ -10,7 +10,7 @@ from lightning_faces.errors import ConfigurationError
 from lightning_faces.geometry.camera import CameraKind
 from lightning_faces.morphable.fit.camera import CameraFit, fit_affine, fit_weak_perspective
 from lightning_faces.morphable.fit.checks import usable
-from lightning_faces.morphable.fit.coefficients import solve_coefficients
+from lightning_faces.morphable.fit.coefficients import CoefficientSolver
 from lightning_faces.morphable.fit.perspective import fit_perspective
 from lightning_faces.morphable.fit.result import FaceFit, LandmarkFit, kept_cameras, place, shapes_of
 from lightning_faces.morphable.model import MorphableModel
@@ -148,15 +148,11 @@ def fit_dense(
             continue
         rows = pixels[torch.from_numpy(nearest)[seen].to(pixels.device)]
         found[face] = region[seen], offsets[face].flatten(1)[:, rows].T
+    solver = CoefficientSolver(face_model, identity_weight, expression_weight, pncc.device)
     coefficients = pncc.new_zeros(pncc.shape[0], face_model.num_coefficients)
     for faces in _subjects(subject, found, pncc.shape[0]):
-        coefficients[faces] = solve_coefficients(
-            [found[face][0] for face in faces],
-            [found[face][1] for face in faces],
-            face_model,
-            identity_weight=identity_weight,
-            expression_weight=expression_weight,
-        )
+        ids, values = zip(*(found[face] for face in faces))
+        coefficients[faces] = solver.solve(ids, values)
     shapes = shapes_of(face_model, coefficients)
     points = face_model.landmarks(shapes, embedding) if landmark_vertices is None else shapes[:, landmark_vertices]
     kept, residual = kept_cameras(fit.camera, valid), torch.where(valid, fit.residual, 0.0)
