@@ -160,6 +160,24 @@ def fit_dense(
     return FaceFit(kept, fit.depth, landmarks, residual, valid, reason, coefficients, face_model)
 
 
+def point_cloud(pncc: Tensor, offsets: Tensor, mask: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+    """The surface that one face's maps show, coloured by its picture (Pix2face 2017, section 3.3).
+
+    :func:`lightning_faces.morphable.mesh_files.write_mesh` writes it.
+
+    Args:
+        pncc: ``[3, H, W]``, as for :func:`fit_dense_landmarks`.
+        offsets: ``[3, H, W]``.
+        mask: ``[1, H, W]``.
+        image: ``[3, H, W]`` RGB in [0, 1].
+
+    Returns:
+        Points ``[P, 3]``, millimetres, object frame, and their colours ``[P, 3]``.
+    """
+    good = _good_pixels(pncc[None], offsets[None], mask[None])[0]
+    return (pncc + offsets).flatten(1)[:, good].T, image.flatten(1)[:, good].T
+
+
 def _good_pixels(pncc: Tensor, offsets: Tensor, mask: Tensor) -> Tensor:
     """Pixels that can be used, bool ``[B, H W]``."""
     batch, _, height, width = pncc.shape if pncc.ndim == 4 else (0, 0, 0, 0)
