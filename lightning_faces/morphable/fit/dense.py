@@ -9,7 +9,7 @@ from torch import Tensor
 from lightning_faces.errors import ConfigurationError
 from lightning_faces.geometry.camera import CameraKind
 from lightning_faces.morphable.fit.camera import CameraFit, fit_affine, fit_weak_perspective
-from lightning_faces.morphable.fit.checks import usable
+from lightning_faces.morphable.fit.checks import EXACT, usable
 from lightning_faces.morphable.fit.coefficients import CoefficientSolver
 from lightning_faces.morphable.fit.perspective import fit_perspective
 from lightning_faces.morphable.fit.result import FaceFit, LandmarkFit, kept_cameras, place, shapes_of
@@ -57,8 +57,8 @@ def fit_dense_landmarks(
         ConfigurationError: If the shapes do not belong together, there is no such kind of camera, or the model lacks
             the embedding.
     """
-    good = _good_pixels(pncc, offsets, mask)
-    fit = _cameras(pncc, offsets, good, camera, seed)
+    shown, good = _good_pixels(pncc, offsets, mask)
+    fit = _cameras(pncc, offsets, shown, good, camera, seed)
     on_mean = face_model.landmarks(face_model.mean[None], embedding).to(pncc)
     points = []
     for face in range(pncc.shape[0]):  # one by one: the distances of a batch would take gigabytes
@@ -66,7 +66,7 @@ def fit_dense_landmarks(
         if places.shape[0] == 0:
             points.append(on_mean[0])
             continue
-        points.append(on_mean[0] + moves[torch.cdist(on_mean[0], places).argmin(dim=1)])
+        points.append(on_mean[0] + moves[torch.cdist(on_mean[0], places, compute_mode=EXACT).argmin(dim=1)])
     stacked = torch.stack(points) if points else on_mean.new_zeros(0, *on_mean.shape[1:])
     landmarks = place(fit.camera, stacked, fit.depth, fit.valid)
     return LandmarkFit(fit.camera, fit.depth, landmarks, fit.residual, fit.valid, fit.reason)
@@ -129,8 +129,8 @@ def fit_dense(
         >>> [round(x, 2) for x in fit.camera.pose[0].tolist()]
         [0.5, 0.1, 0.3, 0.2, 64.0, 64.0]
     """
-    good = _good_pixels(pncc, offsets, mask)
-    fit = _cameras(pncc, offsets, good, camera, seed)
+    shown, good = _good_pixels(pncc, offsets, mask)
+    fit = _cameras(pncc, offsets, shown, good, camera, seed)
     valid, reason = fit.valid.clone(), list(fit.reason)
     region = _region_vertices(face_model)
     mean = face_model.mean[region.to(face_model.mean.device)].double().cpu().numpy()
@@ -174,12 +174,12 @@ def point_cloud(pncc: Tensor, offsets: Tensor, mask: Tensor, image: Tensor) -> t
     Returns:
         Points ``[P, 3]``, millimetres, object frame, and their colours ``[P, 3]``.
     """
-    good = _good_pixels(pncc[None], offsets[None], mask[None])[0]
+    good = _good_pixels(pncc[None], offsets[None], mask[None])[1][0]
     return (pncc + offsets).flatten(1)[:, good].T, image.flatten(1)[:, good].T
 
 
-def _good_pixels(pncc: Tensor, offsets: Tensor, mask: Tensor) -> Tensor:
-    """Pixels that can be used, bool ``[B, H W]``."""
+def _good_pixels(pncc: Tensor, offsets: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Pixels that show the face, and those of them that can be used, bool ``[B, H W]``."""
     batch, _, height, width = pncc.shape if pncc.ndim == 4 else (0, 0, 0, 0)
     for name, channels, values in (("pncc", 3, pncc), ("offsets", 3, offsets), ("mask", 1, mask)):
         if pncc.ndim != 4 or tuple(values.shape) != (batch, channels, height, width):
@@ -187,12 +187,12 @@ def _good_pixels(pncc: Tensor, offsets: Tensor, mask: Tensor) -> Tensor:
                 f"{name} has shape {tuple(values.shape)}, pncc {tuple(pncc.shape)}: give [B, {channels}, H, W], all of "
                 "one batch and size."
             )
-    shown = mask if mask.dtype == torch.bool else mask > 0.5
+    shown = (mask if mask.dtype == torch.bool else mask > 0.5).flatten(1)
     places, moves = (values.flatten(2).transpose(1, 2) for values in (pncc, offsets))
-    return shown.flatten(1) & usable(places, moves)
+    return shown, shown & usable(places, moves)
 
 
-def _cameras(pncc: Tensor, offsets: Tensor, good: Tensor, kind: CameraKind, seed: int) -> CameraFit:
+def _cameras(pncc: Tensor, offsets: Tensor, shown: Tensor, good: Tensor, kind: CameraKind, seed: int) -> CameraFit:
     """Cameras from some of the pixels."""
     if kind not in ("affine", "weak_perspective", "perspective"):
         raise ConfigurationError(f"There is no camera {kind!r}: use 'affine', 'weak_perspective' or 'perspective'.")
@@ -219,6 +219,8 @@ def _cameras(pncc: Tensor, offsets: Tensor, good: Tensor, kind: CameraKind, seed
         fit = fit_perspective(points.transpose(1, 2), image, (height, width), affine=fit, seed=seed)
     for face in torch.nonzero(few).flatten().tolist():
         fit.reason[face] = f"it has {int(total[face])} valid pixels, at least {FEWEST} are needed"
+        if lost := int(shown[face].sum() - total[face]):
+            fit.reason[face] += f" ({lost} more have values that are not finite or out of range)"
     return fit
 
 
