@@ -14,9 +14,6 @@ LARGEST = 1e6
 FLAT = 1e-3
 """Spread across a line or a plane, over the spread along it, below which points lie in it."""
 
-EXACT = "donot_use_mm_for_euclid_dist"
-"""How distances are computed: through products of matrices, as is usual, they are off by hundredths of a pixel."""
-
 
 class Verdict:
     """Which faces of a batch are good so far, and the first reason against each that is not.

@@ -9,7 +9,7 @@ from torch import Tensor
 from lightning_faces.errors import ConfigurationError
 from lightning_faces.geometry.camera import CameraKind
 from lightning_faces.morphable.fit.camera import CameraFit, fit_affine, fit_weak_perspective
-from lightning_faces.morphable.fit.checks import EXACT, usable
+from lightning_faces.morphable.fit.checks import usable
 from lightning_faces.morphable.fit.coefficients import CoefficientSolver
 from lightning_faces.morphable.fit.perspective import fit_perspective
 from lightning_faces.morphable.fit.result import FaceFit, LandmarkFit, kept_cameras, place, shapes_of
@@ -66,7 +66,7 @@ def fit_dense_landmarks(
         if places.shape[0] == 0:
             points.append(on_mean[0])
             continue
-        points.append(on_mean[0] + moves[torch.cdist(on_mean[0], places, compute_mode=EXACT).argmin(dim=1)])
+        points.append(on_mean[0] + moves[(places.square().sum(dim=1) - 2.0 * on_mean[0] @ places.T).argmin(dim=1)])
     stacked = torch.stack(points) if points else on_mean.new_zeros(0, *on_mean.shape[1:])
     landmarks = place(fit.camera, stacked, fit.depth, fit.valid)
     return LandmarkFit(fit.camera, fit.depth, landmarks, fit.residual, fit.valid, fit.reason)
@@ -198,13 +198,12 @@ def _cameras(pncc: Tensor, offsets: Tensor, shown: Tensor, good: Tensor, kind: C
         raise ConfigurationError(f"There is no camera {kind!r}: use 'affine', 'weak_perspective' or 'perspective'.")
     height, width = pncc.shape[2:]
     total = good.sum(dim=1)
-    # Usable pixels first, in the order of rows; then one drawn from each of as many equal parts as points are wanted.
-    order = torch.argsort(good.to(torch.uint8), dim=1, descending=True, stable=True)
+    # The usable pixels, row by row, in as many equal parts as points are wanted, and one drawn from each part.
     count = min(POINTS, height * width)
     draws = torch.rand(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     fractions = ((torch.arange(count) + draws) / count).to(good.device)
-    rank = (fractions * total[:, None]).long().clamp(max=height * width - 1)
-    pixels = order.gather(1, rank)
+    rank = torch.minimum((fractions * total[:, None]).long() + 1, total[:, None])
+    pixels = torch.searchsorted(good.cumsum(dim=1), rank).clamp(max=height * width - 1)
     chosen = good.gather(1, pixels)
     index = pixels[:, None].expand(-1, 3, -1)
     points = pncc.flatten(2).gather(2, index) + offsets.flatten(2).gather(2, index)

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from lightning_faces.errors import ConfigurationError
-from lightning_faces.morphable.fit.checks import EXACT
 
 
 @torch.no_grad()
@@ -37,7 +36,8 @@ def choose_landmark_vertices(frames: Iterable[tuple[Tensor, Tensor, Tensor]]) ->
     for vertices, labels, mask in frames:
         known = mask & labels[..., :2].isfinite().all(dim=2)
         wanted = torch.where(known[..., None], labels[..., :2], 0.0)
-        distance = torch.cdist(wanted, vertices[..., :2], compute_mode=EXACT)
+        # Through products of matrices, as is usual, distances would be off by hundredths of a pixel.
+        distance = torch.cdist(wanted, vertices[..., :2], compute_mode="donot_use_mm_for_euclid_dist")
         summed = (distance.double() * known[..., None]).sum(dim=0)
         total = summed if total.numel() == 0 else total + summed
         count = known.sum(dim=0) if count.numel() == 0 else count + known.sum(dim=0)
