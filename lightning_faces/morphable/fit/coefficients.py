@@ -118,6 +118,7 @@ class CoefficientSolver:
                     f"Vertices {int(ids.min())} to {int(ids.max())} were given for face model "
                     f"{self.face_model.name!r}: it has vertices 0 to {len(self.rows) - 1}."
                 )
+        vertex_ids = [ids.to(self.rows.device) for ids in vertex_ids]
         normals = [self._normal(ids, values) for ids, values in zip(vertex_ids, offsets)]
         coefficients = _solve_arrow(normals, self.weights, self.face_model.num_identity)
         for _ in range(trims):

@@ -11,8 +11,9 @@ from lightning_faces.geometry.camera import CameraKind
 from lightning_faces.morphable.fit.camera import CameraFit, fit_affine, fit_weak_perspective
 from lightning_faces.morphable.fit.checks import usable
 from lightning_faces.morphable.fit.coefficients import CoefficientSolver
+from lightning_faces.morphable.fit.landmarks import landmark_modes
 from lightning_faces.morphable.fit.perspective import fit_perspective
-from lightning_faces.morphable.fit.result import FaceFit, LandmarkFit, kept_cameras, place, shapes_of
+from lightning_faces.morphable.fit.result import FaceFit, LandmarkFit, kept_cameras, place, vertex_modes
 from lightning_faces.morphable.model import MorphableModel
 
 FEWEST = 10
@@ -58,16 +59,13 @@ def fit_dense_landmarks(
             the embedding.
     """
     shown, good = _good_pixels(pncc, offsets, mask)
+    on_mean = face_model.landmarks(face_model.mean[None], embedding)[0].to(pncc)
     fit = _cameras(pncc, offsets, shown, good, camera, seed)
-    on_mean = face_model.landmarks(face_model.mean[None], embedding).to(pncc)
-    points = []
-    for face in range(pncc.shape[0]):  # one by one: the distances of a batch would take gigabytes
-        places, moves = (values[face].flatten(1)[:, good[face]].T for values in (pncc, offsets))
-        if places.shape[0] == 0:
-            points.append(on_mean[0])
-            continue
-        points.append(on_mean[0] + moves[(places.square().sum(dim=1) - 2.0 * on_mean[0] @ places.T).argmin(dim=1)])
-    stacked = torch.stack(points) if points else on_mean.new_zeros(0, *on_mean.shape[1:])
+    stacked = on_mean.repeat(pncc.shape[0], 1, 1)
+    for face in torch.nonzero(fit.valid).flatten().tolist():
+        pixels, tree = _tree(pncc[face], good[face])
+        nearest = torch.from_numpy(tree.query(on_mean.double().cpu().numpy())[1])
+        stacked[face] += offsets[face].flatten(1)[:, pixels[nearest.to(pixels.device)]].T
     landmarks = place(fit.camera, stacked, fit.depth, fit.valid)
     return LandmarkFit(fit.camera, fit.depth, landmarks, fit.residual, fit.valid, fit.reason)
 
@@ -130,16 +128,20 @@ def fit_dense(
         [0.5, 0.1, 0.3, 0.2, 64.0, 64.0]
     """
     shown, good = _good_pixels(pncc, offsets, mask)
+    if landmark_vertices is None:
+        mean_points, modes = (values.to(pncc) for values in landmark_modes(face_model, embedding))
+    else:
+        mean_points, modes = (values[..., landmark_vertices, :].to(pncc) for values in vertex_modes(face_model))
+    solver = CoefficientSolver(face_model, identity_weight, expression_weight, pncc.device)
     fit = _cameras(pncc, offsets, shown, good, camera, seed)
     valid, reason = fit.valid.clone(), list(fit.reason)
     region = _region_vertices(face_model)
     mean = face_model.mean[region.to(face_model.mean.device)].double().cpu().numpy()
     found: dict[int, tuple[Tensor, Tensor]] = {}
     for face in torch.nonzero(valid).flatten().tolist():
-        pixels = torch.nonzero(good[face]).flatten()
-        places = pncc[face].flatten(1)[:, pixels].T.double().cpu().numpy()
+        pixels, tree = _tree(pncc[face], good[face])
         footprint = 1.0 / float(fit.camera.pose[face, 0])
-        distance, nearest = cKDTree(places).query(mean, distance_upper_bound=footprint)
+        distance, nearest = tree.query(mean, distance_upper_bound=footprint)
         seen = torch.from_numpy(distance <= footprint)
         count = int(seen.sum())
         if count < FEWEST:
@@ -148,13 +150,11 @@ def fit_dense(
             continue
         rows = pixels[torch.from_numpy(nearest)[seen].to(pixels.device)]
         found[face] = region[seen], offsets[face].flatten(1)[:, rows].T
-    solver = CoefficientSolver(face_model, identity_weight, expression_weight, pncc.device)
     coefficients = pncc.new_zeros(pncc.shape[0], face_model.num_coefficients)
     for faces in _subjects(subject, found, pncc.shape[0]):
         ids, values = zip(*(found[face] for face in faces))
         coefficients[faces] = solver.solve(ids, values)
-    shapes = shapes_of(face_model, coefficients)
-    points = face_model.landmarks(shapes, embedding) if landmark_vertices is None else shapes[:, landmark_vertices]
+    points = mean_points + (coefficients @ modes.flatten(1)).reshape(-1, *mean_points.shape)
     kept, residual = kept_cameras(fit.camera, valid), torch.where(valid, fit.residual, 0.0)
     landmarks = place(kept, points, fit.depth, valid)
     return FaceFit(kept, fit.depth, landmarks, residual, valid, reason, coefficients, face_model)
@@ -221,6 +221,12 @@ def _cameras(pncc: Tensor, offsets: Tensor, shown: Tensor, good: Tensor, kind: C
         if lost := int(shown[face].sum() - total[face]):
             fit.reason[face] += f" ({lost} more have values that are not finite or out of range)"
     return fit
+
+
+def _tree(pncc: Tensor, good: Tensor) -> tuple[Tensor, cKDTree]:
+    """The usable pixels ``[P]`` of one face, and a tree of their places on the mean face."""
+    pixels = torch.nonzero(good).flatten()
+    return pixels, cKDTree(pncc.flatten(1)[:, pixels].T.double().cpu().numpy(), balanced_tree=False)
 
 
 def _region_vertices(face_model: MorphableModel) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 from lightning_faces.errors import ConfigurationError
 from lightning_faces.geometry import Camera
 from lightning_faces.morphable import MorphableModel
-from lightning_faces.morphable.fit import fit_dense, fit_dense_landmarks, point_cloud
+from lightning_faces.morphable.fit import fit_dense, fit_dense_landmarks, fit_landmarks, point_cloud
 from lightning_faces.rendering.maps import FaceMaps
 
 from .faces import Faces, degrees_between, random_faces, rms
@@ -196,3 +196,19 @@ def test_wrong_arguments_are_named(model: MorphableModel, turned: tuple[Faces, M
         fit_dense_landmarks(pncc, offsets, mask[:, 0], model)
     with pytest.raises(ConfigurationError, match="no camera 'fisheye'"):
         fit_dense(pncc, offsets, mask, model, camera="fisheye")  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_maps_and_landmarks_on_a_gpu(model: MorphableModel, turned: tuple[Faces, Maps]) -> None:
+    faces, maps = turned
+    for kind in ("affine", "weak_perspective", "perspective"):
+        fit = fit_dense(*(values.cuda() for values in maps), model, camera=kind)
+        assert fit.vertices.is_cuda
+        torch.testing.assert_close(
+            fit.landmarks.cpu(), fit_dense(*maps, model, camera=kind).landmarks, atol=0.05, rtol=0
+        )
+    assert fit_dense_landmarks(*(values.cuda() for values in maps), model).landmarks.is_cuda
+    sparse = fit_landmarks(faces.landmarks.cuda(), "68", model)
+    torch.testing.assert_close(
+        sparse.vertices.cpu(), fit_landmarks(faces.landmarks, "68", model).vertices, atol=0.1, rtol=0
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ MODELS = {"sfm": "sfm/sfm_shape_3448.bin", "ict-facekit": "ict_facekit"}
 pytestmark = pytest.mark.skipif(not ROOT.is_dir(), reason="LIGHTNING_FACES_DATA is not set")
 
 
+@cache
 def load(name: str) -> MorphableModel:
     if name == "embedded":
         return MorphableModel.load("embedded")
