@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -18,7 +19,6 @@ from lightning_faces.methods.base import FaceMethod
 from lightning_faces.methods.parm.network import PatchNetwork
 from lightning_faces.methods.parm.parameters import (
     POSE,
-    SHIFT,
     FaceParameters,
     box_frame,
     denormalize_pose,
@@ -37,8 +37,15 @@ from lightning_faces.methods.parm.updater import (
 )
 from lightning_faces.morphable import MorphableModel
 
+Variant = Literal["parm", "prm", "pclm", "lbf"]
+Updater = Literal["lbf", "cnn"]
 ROWS = 2048
 """Rows whose landmark updates are computed together after a pass."""
+MADE_FOR = 1024
+"""Bytes of the text that says what a checkpoint was fitted for."""
+LEAST = {"trees": 1, "tree_depth": 1, "sites": 2, "candidates": 1, "tree_faces": 1, "cnn_epochs": 1}
+MOST = {"trees": 1000, "tree_depth": 7, "sites": 256}
+"""Leaves and sites are numbered by bytes, and one leaf is that of hidden landmarks."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +65,13 @@ class PARM(FaceMethod):
     """Cascaded regression of the parameters of a face model, and the three methods that it is compared with.
 
     Each stage estimates a landmark update dx from the pixels around the current landmarks, and from it a parameter
-    update dp: ``pclm`` by a Gauss-Newton step with a prior (eq. 9), ``prm`` linearly (eq. 10), ``parm`` linearly with the
-    current parameters and a constant beside dx (eq. 12). ``lbf`` has no parameters: its landmarks move by dx, and
+    update dp: ``pclm`` by a Gauss-Newton step with a prior (eq. 9), ``prm`` linearly (eq. 10), ``parm`` linearly with
+    the current parameters and a constant beside dx (eq. 12). ``lbf`` has no parameters: its landmarks move by dx, and
     their depth is that of the first shape.
 
     It is fitted without gradients: the first epoch measures the training mean that all faces start from, each further
-    one fits a stage, so ``trainer.max_epochs`` is one more than there are radii. A pass runs the stages that are there on
-    its faces anew, so nothing is kept of a face from one pass to the next, and augmentation may differ.
+    one fits a stage, and then the training ends. A pass runs the stages that are there on its faces anew, so nothing is
+    kept of a face from one pass to the next, and augmentation may differ.
 
     Predictions are named by stage. Stages that are not fitted yet give what the last fitted one gives.
 
@@ -101,8 +108,8 @@ class PARM(FaceMethod):
 
     def __init__(
         self,
-        variant: Literal["parm", "prm", "pclm", "lbf"] = "parm",
-        updater: Literal["lbf", "cnn"] = "lbf",
+        variant: Variant = "parm",
+        updater: Updater = "lbf",
         radii: tuple[float, ...] = (0.4, 0.3, 0.2, 0.15, 0.12),
         trees: int = 20,
         tree_depth: int = 5,
@@ -119,7 +126,7 @@ class PARM(FaceMethod):
         seed: int = 0,
     ) -> None:
         super().__init__(None)
-        self.save_hyperparameters()
+        _check(locals())
         self.variant, self.parameter_ridge, self.prior = variant, parameter_ridge, prior
         self.vertex_weights = vertex_weights
         self.num_stages = len(radii)
@@ -148,7 +155,9 @@ class PARM(FaceMethod):
             "variant": variant, "updater": updater, "radii": list(radii), "trees": trees, "tree_depth": tree_depth,
             "sites": sites, "seed": seed, "face_model": self.face_model.hash,
         }  # fmt: skip
-        self.register_buffer("made_for", torch.tensor(list(json.dumps(made_for).encode()), dtype=torch.uint8))
+        self.register_buffer(
+            "made_for", torch.tensor(list(json.dumps(made_for).encode().ljust(MADE_FOR)), dtype=torch.uint8)
+        )
         self._sums: list[Tensor] = []
         self._rows: list[_Row] = []
 
@@ -195,8 +204,8 @@ class PARM(FaceMethod):
             box: Face boxes ``[B, 4]``, float64.
 
         Returns:
-            Pixels ``[B, L, P]`` and visibility ``[B, L]`` for the landmark updater, and the rotation ``[B, 2, 2]`` from its
-            frame to the normalised one.
+            Pixels ``[B, L, P]`` and visibility ``[B, L]`` for the landmark updater, and the rotation ``[B, 2, 2]`` from
+            its frame to the normalised one.
         """
         centre, size = box_frame(box)
         landmarks = self.landmarks(state)
@@ -313,7 +322,9 @@ class PARM(FaceMethod):
             pose = normalize_pose(batch["pose"][rows].double(), box)
             target = torch.cat((pose, batch["coefficients"][rows].double()), dim=1)
         if int(self.passes) == 0:
-            self._sums.append(torch.stack((target.sum(dim=0), target.square().sum(dim=0), torch.ones_like(target).sum(dim=0))))
+            self._sums.append(
+                torch.stack((target.sum(dim=0), target.square().sum(dim=0), torch.ones_like(target).sum(dim=0)))
+            )
             return
         grey = grey_bytes(batch["image"][rows])
         state = self.run(grey, box, self.fitted)[-1]
@@ -327,7 +338,11 @@ class PARM(FaceMethod):
             return
         ranks = self._ranks()
         if int(self.passes) == 0:
-            total = torch.stack(self._sums).sum(dim=0) if self._sums else torch.zeros((3, len(self.start)), dtype=torch.float64, device=self.device)
+            total = (
+                torch.stack(self._sums).sum(dim=0)
+                if self._sums
+                else torch.zeros((3, len(self.start)), dtype=torch.float64, device=self.device)
+            )
             total = ranks.sum(total)
             self._measure(total)
         else:
@@ -340,8 +355,8 @@ class PARM(FaceMethod):
     def _measure(self, total: Tensor) -> None:
         if float(total[2].min()) == 0:
             raise ConfigurationError(
-                f"PARM trains on {', '.join(sorted(self.requires))}, and no training sample has all of them: choose data "
-                "with them."
+                f"PARM trains on {', '.join(sorted(self.requires))}, and no training sample has all of them: choose "
+                "data with them."
             )
         mean, self.square = total[0] / total[2], total[1] / total[2]
         if self.variant != "lbf":
@@ -374,13 +389,57 @@ class PARM(FaceMethod):
             return Ranks()
         return Ranks(trainer.global_rank, trainer.world_size, partial(trainer.strategy.reduce, reduce_op="sum"))
 
+    def setup(self, stage: str) -> None:
+        """Refuse weights in half precision: their sums over thousands of leaves would be noise."""
+        super().setup(stage)
+        if self.trainer.precision in ("16-true", "bf16-true"):
+            raise ConfigurationError(
+                f"PARM cannot be used with the trainer's precision {self.trainer.precision}: its regressors need "
+                "float32, so use 32-true."
+            )
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         saved = state_dict.get(prefix + "made_for")
-        if saved is not None and not torch.equal(saved.cpu(), self.made_for.cpu()):
-            theirs, ours = (json.loads(bytes(part.tolist())) for part in (saved, self.made_for))
-            key = next(key for key in ours if theirs.get(key) != ours[key])
-            raise ConfigurationError(
-                f"The checkpoint holds a PARM of {key} {theirs.get(key)!r}, but the method has {ours[key]!r}: use the "
-                f"checkpoint's {key}, or leave the model out, so that it is taken from the checkpoint."
-            )
+        if saved is not None:
+            ours, theirs = _made_for(self.made_for), _made_for(saved)
+            for key, value in ours.items():
+                if theirs.get(key) != value:
+                    raise ConfigurationError(
+                        f"The checkpoint holds a PARM of {key} {theirs.get(key)!r}, but the method has {value!r}: use "
+                        f"the checkpoint's {key}, or leave the model out, so that it is taken from the checkpoint."
+                    )
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _made_for(text: Tensor) -> dict[str, Any]:
+    """What a checkpoint was fitted for; nothing where it is not said."""
+    try:
+        read = json.loads(bytes(text.flatten()[:MADE_FOR].to(torch.uint8).tolist()))
+    except ValueError:
+        return {}
+    return read if isinstance(read, dict) else {}
+
+
+def _check(options: dict[str, Any]) -> None:
+    """Refuse options of PARM that are out of range.
+
+    Raises:
+        ConfigurationError: Naming the option, its value and what it must be.
+    """
+    wrong = None
+    for name, value in options.items():
+        if name in LEAST and not LEAST[name] <= value <= MOST.get(name, value):
+            most = f" and at most {MOST[name]}" if name in MOST else ""
+            wrong = f"{name} is {value}; it must be at least {LEAST[name]}{most}"
+        elif name in ("landmark_ridge", "parameter_ridge", "cnn_lr") and not 0 < value < math.inf:
+            wrong = f"{name} is {value}; it must be positive"
+    radii, prior = options["radii"], options["prior"]
+    if not 1 <= len(radii) <= 20 or not all(0 < radius < 10 for radius in radii):
+        wrong = f"radii is {list(radii)}; give 1 to 20 positive numbers, one per stage"
+    if not all(0 < weight < math.inf for weight in prior):
+        wrong = f"prior is {list(prior)}; give two positive numbers"
+    for name, known in (("variant", get_args(Variant)), ("updater", get_args(Updater))):
+        if options[name] not in known:
+            wrong = f"{name} is {options[name]!r}; it must be one of {', '.join(known)}"
+    if wrong:
+        raise ConfigurationError(f"PARM option {wrong}.")

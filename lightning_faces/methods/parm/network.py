@@ -21,8 +21,8 @@ class PatchNetwork(LandmarkUpdater):
     """A network per stage that sees a patch of 8 x 8 pixels around each landmark, one channel each.
 
     Two convolutions with ReLU and pooling, and one linear layer to the updates of all landmarks. Patches are
-    standardised over the face; those of hidden landmarks are 0. It is fitted at the end of a pass by Adam on the squared
-    distance, with a cosine schedule; gradients are summed over all processes.
+    standardised over the face; those of hidden landmarks are 0. It is fitted at the end of a pass by Adam on the
+    squared distance, with a cosine schedule; gradients are summed over all processes.
 
     Args:
         radii: Half the side of the patches at each stage.

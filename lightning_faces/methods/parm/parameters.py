@@ -137,10 +137,10 @@ class FaceParameters(nn.Module):
         return result
 
     def visible(self, parameters: Tensor) -> Tensor:
-        """Whether the surface around each landmark faces the viewer: bool ``[B, L]`` ("Estimating invisible landmarks").
+        """Whether the surface around each landmark faces the viewer (section 4.2): bool ``[B, L]``.
 
-        The normal is the average of the deformed shape over a patch, weighted by area. By Stokes' theorem it is half the
-        sum of ``a x b`` over the patch's directed boundary edges (a, b), so that folds within a patch do not matter.
+        The normal is the average of the deformed shape over a patch, weighted by area. By Stokes' theorem it is half
+        the sum of ``a x b`` over the patch's directed boundary edges (a, b); folds within a patch do not matter.
         """
         alpha = parameters[:, POSE:].to(self.rim_mean.dtype)
         rim = (self.rim_mean.flatten() + alpha @ self.rim_basis.flatten(1)).unflatten(1, (-1, 3))
@@ -167,7 +167,7 @@ class FaceParameters(nn.Module):
 
 
 def _patches(model: MorphableModel, landmarks: Tensor) -> list[Tensor]:
-    """The triangles ``[N, 3]`` within ``PATCH`` of each of the landmarks ``[L, 3]`` of the mean face, but for hidden ones."""
+    """The triangles ``[N, 3]`` within ``PATCH`` of each landmark ``[L, 3]`` of the mean face, but for inner ones."""
     inner = torch.zeros(model.num_vertices, dtype=torch.bool)
     for name in INNER_REGIONS:
         if name in model.region_masks:

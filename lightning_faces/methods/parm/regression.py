@@ -157,9 +157,7 @@ def solve_ridge(features: Tensor, targets: Tensor, ridge: float, ranks: Ranks, w
     return torch.cat((slopes, (regressor[:, -1] - slopes @ mean)[:, None]), dim=1)
 
 
-def _parts(
-    features: Tensor, targets: Tensor, weights: Tensor | None
-) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+def _parts(features: Tensor, targets: Tensor, weights: Tensor | None) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
     """Rows in float64, some at a time."""
     for start in range(0, len(features), ROWS):
         rows = slice(start, start + ROWS)

@@ -66,7 +66,7 @@ class LandmarkUpdater(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, stage: int, values: Tensor, visible: Tensor) -> Tensor:
-        """Landmark updates ``[B, L, 2]``, rectified frame, from pixels uint8 ``[B, L, P]`` and visibility ``[B, L]``."""
+        """Landmark updates ``[B, L, 2]``, rectified frame, from pixels uint8 ``[B, L, P]`` and visibility."""
 
     def generator(self, stage: int, number: int) -> torch.Generator:
         """Random numbers of a stage's part, the same on all processes."""
@@ -122,7 +122,7 @@ def pixels_at_sites(grey: Tensor, landmarks: Tensor, sites: Tensor, rotation: Te
 
 
 class LocalBinaryFeatures(LandmarkUpdater):
-    """Trees of each landmark say which of their leaves a face falls into; one regression maps all leaves to all updates.
+    """Trees of each landmark say which leaves a face falls into; one regression maps all leaves to all updates.
 
     Leaves of landmarks that are hidden count for nothing.
 

@@ -9,6 +9,7 @@ import torch
 from datamodules.synthetic import SyntheticFaces
 from lightning_faces.batch import FaceBatch, collate_faces
 from lightning_faces.methods import PARM
+from lightning_faces.targets import target_shapes
 
 SIZE = 48
 FEW = {"trees": 4, "tree_depth": 3, "sites": 24, "candidates": 40, "radii": (0.4, 0.25, 0.15)}
@@ -23,7 +24,7 @@ def faces(split: str = "train", count: int = 30, start: int = 0) -> FaceBatch:
     assert dataset is not None
     dataset.image_size, dataset.margin = SIZE, 1.3
     samples = dataset.__getitems__(list(range(start, start + count)))
-    shapes = data.target_shapes(frozenset({"landmarks", "landmark_mask", "pose", "coefficients", "face_size"}))
+    shapes = target_shapes(frozenset({"landmarks", "landmark_mask", "pose", "coefficients", "face_size"}), data.spec)
     return collate_faces(samples, shapes)
 
 

@@ -131,5 +131,7 @@ def test_spread_over_processes_the_trees_are_the_same_and_weights_agree() -> Non
 
 
 def test_fewer_faces_than_leaves_are_refused() -> None:
-    with pytest.raises(ConfigurationError, match=r"A tree of 8 leaves needs at least 8 faces, and there are 5.*at most 2"):
+    with pytest.raises(
+        ConfigurationError, match=r"A tree of 8 leaves needs at least 8 faces, and there are 5.*at most 2"
+    ):
         updater().fit(0, gathered(torch.arange(5)), Ranks())
