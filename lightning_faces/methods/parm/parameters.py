@@ -140,14 +140,16 @@ class FaceParameters(nn.Module):
         """Whether the surface around each landmark faces the viewer (section 4.2): bool ``[B, L]``.
 
         The normal is the average of the deformed shape over a patch, weighted by area. By Stokes' theorem it is half
-        the sum of ``a x b`` over the patch's directed boundary edges (a, b); folds within a patch do not matter.
+        the sum of ``a x b`` over the patch's directed boundary edges (a, b), so its part towards the viewer is the area
+        of the outline in the image, and folds within a patch do not matter.
         """
         alpha = parameters[:, POSE:].to(self.rim_mean.dtype)
         rim = (self.rim_mean.flatten() + alpha @ self.rim_basis.flatten(1)).unflatten(1, (-1, 3))
-        begin, end = rim[:, self.rim_edges[..., 0]], rim[:, self.rim_edges[..., 1]]
-        normal = torch.linalg.cross(begin, end).sum(dim=2)
-        viewer = euler_to_matrix(parameters[:, ANGLES])[:, 2].to(rim.dtype)
-        return (normal * viewer[:, None]).sum(dim=2) > 0
+        rotation = euler_to_matrix(parameters[:, ANGLES]).to(rim.dtype)
+        x, y = (rim @ rotation[:, :2].transpose(1, 2)).unbind(2)
+        begin, end = self.rim_edges.flatten(0, 1).unbind(1)
+        area = x[:, begin] * y[:, end] - x[:, end] * y[:, begin]
+        return area.unflatten(1, self.rim_edges.shape[:2]).sum(dim=2) > 0
 
     def effect(self, model: MorphableModel) -> Tensor:
         """How far a unit of each parameter moves the vertices of the mean face ``[D]``, up to a common factor.
