@@ -60,15 +60,15 @@ def grow_trees(
         second = (first + apart) % sites
         example = torch.randint(faces, (trees, candidates), generator=generator).to(device)
         difference = flat.index_select(0, (first + block).flatten())
-        difference = difference.sub_(flat.index_select(0, (second + block).flatten())).unflatten(0, (trees, -1))
+        difference = difference.sub_(flat.index_select(0, (second + block).flatten())).view(trees, -1, faces)
         threshold = difference.gather(2, example[..., None])
         # 1 where the difference is smaller, else 0, since all are whole numbers: faster than a comparison.
         is_left = torch.sub(threshold, difference, out=difference).clamp_(0, 1).to(moments.dtype)
         # Counts and sums of each node's faces, on the left side and in all.
         of_node = nn.functional.one_hot(node, 2**level).to(moments.dtype)
         statistics = (of_node[..., None] * moments[:, :, None]).flatten(2)
-        left = (is_left @ statistics).unflatten(2, (-1, 3))
-        right = statistics.sum(dim=1).unflatten(1, (-1, 3))[:, None] - left
+        left = (is_left @ statistics).view(trees, -1, 2**level, 3)
+        right = statistics.sum(dim=1).view(trees, 1, 2**level, 3) - left
         # What a split leaves of the variance falls as the squared sums over the counts rise.
         gain = _squares_over_count(left) + _squares_over_count(right)
         divides = (left[..., 0] > 0.5) & (right[..., 0] > 0.5)

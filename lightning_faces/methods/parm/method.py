@@ -192,7 +192,7 @@ class PARM(FaceMethod):
 
     def landmarks(self, state: Tensor) -> Tensor:
         """Landmarks ``[B, L, 2]`` of parameters ``[B, D]`` (of ``lbf``: of themselves), normalised frame."""
-        return state.unflatten(1, (-1, 2)) if self.variant == "lbf" else self.face.landmarks(state)[..., :2]
+        return state.reshape(len(state), -1, 2) if self.variant == "lbf" else self.face.landmarks(state)[..., :2]
 
     def look(self, stage: int, state: Tensor, grey: Tensor, box: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What a stage sees.
@@ -282,9 +282,7 @@ class PARM(FaceMethod):
         points = weak_perspective(self.face.shape(state), pose).float()
         dense = None
         if vertices:
-            identity, expression = coefficients.split(
-                (self.face_model.num_identity, self.face_model.num_expression), dim=1
-            )
+            identity, expression = torch.tensor_split(coefficients, [self.face_model.num_identity], dim=1)
             dense = weak_perspective(self.face_model.vertices(identity, expression), pose.float())
         return FacePrediction(
             landmarks=points,
@@ -371,7 +369,7 @@ class PARM(FaceMethod):
         position = torch.searchsorted(everyone, rows.index)
         stage = self.fitted
         self.updater.fit(stage, Gathered(position, rows.values, rows.visible, rows.offsets), ranks)
-        parts = zip(rows.values.split(ROWS), rows.visible.split(ROWS), rows.rotation.split(ROWS))
+        parts = zip(*(torch.split(part, ROWS) for part in (rows.values, rows.visible, rows.rotation)))
         updates = [self.updater(stage, v, seen).double() @ turn.transpose(1, 2) for v, seen, turn in parts]
         update = torch.cat(updates).flatten(1)
         if self.variant in ("prm", "parm"):

@@ -65,13 +65,13 @@ class PatchNetwork(LandmarkUpdater):
     def forward(self, stage: int, values: Tensor, visible: Tensor) -> Tensor:
         """The network's output."""
         output: Tensor = self.networks[stage](self._patches(values, visible))
-        return (output * self.scale[stage]).unflatten(1, (-1, 2))
+        return (output * self.scale[stage]).reshape(len(values), -1, 2)
 
     def _patches(self, values: Tensor, visible: Tensor) -> Tensor:
         pixels = values.to(self.scale.dtype)
         std, mean = torch.std_mean(pixels, dim=(1, 2), keepdim=True)
         patches = (pixels - mean) / (std + 1.0) * visible[..., None]
-        return patches.unflatten(2, (SIDE, SIDE))
+        return patches.reshape(*patches.shape[:2], SIDE, SIDE)
 
     def fit(self, stage: int, gathered: Gathered, ranks: Ranks) -> None:
         """Train the stage's network."""
@@ -94,14 +94,14 @@ class PatchNetwork(LandmarkUpdater):
         generator = self.generator(stage, 1)
         with torch.enable_grad():
             for _ in range(self.epochs):
-                for batch in torch.randperm(count, generator=generator).to(device).split(BATCH):
+                for batch in torch.split(torch.randperm(count, generator=generator).to(device), BATCH):
                     rows = row_at[batch]
                     rows = rows[rows >= 0]
                     patches = self._patches(gathered.values[rows], gathered.visible[rows])
                     loss = (network(patches) - offsets[rows]).square().sum() / len(batch)
                     gradients = torch.autograd.grad(loss, parameters)
                     together = ranks.sum(torch.cat([gradient.flatten() for gradient in gradients]))
-                    parts = together.split([parameter.numel() for parameter in parameters])
+                    parts = torch.split(together, [parameter.numel() for parameter in parameters])
                     for parameter, part in zip(parameters, parts):
                         parameter.grad = part.view_as(parameter)
                     optimizer.step()

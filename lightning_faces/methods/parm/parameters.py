@@ -86,12 +86,12 @@ class FaceParameters(nn.Module):
         self.register_buffer("mean", model.landmarks(model.mean[None], embedding)[0].double(), persistent=False)
         self.register_buffer("basis", model.landmarks(modes, embedding).double(), persistent=False)
         edges = [_boundary(triangles) for triangles in _patches(model, self.mean.float())]
-        vertices, renamed = torch.cat(edges).unique(return_inverse=True)
+        vertices, renamed = torch.unique(torch.cat(edges), return_inverse=True)
         self.register_buffer("rim_mean", model.mean[vertices], persistent=False)
         self.register_buffer("rim_basis", modes[:, vertices].contiguous(), persistent=False)
         # Rows of one length, filled up with an edge from a vertex to itself, which adds nothing.
         rows = torch.zeros((len(edges), max(map(len, edges)), 2), dtype=torch.int64)
-        for row, named in zip(rows, renamed.split([len(part) for part in edges])):
+        for row, named in zip(rows, torch.split(renamed, [len(part) for part in edges])):
             row[: len(named)] = named
         self.register_buffer("rim_edges", rows, persistent=False)
 
@@ -144,12 +144,12 @@ class FaceParameters(nn.Module):
         of the outline in the image, and folds within a patch do not matter.
         """
         alpha = parameters[:, POSE:].to(self.rim_mean.dtype)
-        rim = (self.rim_mean.flatten() + alpha @ self.rim_basis.flatten(1)).unflatten(1, (-1, 3))
+        rim = (self.rim_mean.flatten() + alpha @ self.rim_basis.flatten(1)).view(len(alpha), -1, 3)
         rotation = euler_to_matrix(parameters[:, ANGLES]).to(rim.dtype)
         x, y = (rim @ rotation[:, :2].transpose(1, 2)).unbind(2)
         begin, end = self.rim_edges.flatten(0, 1).unbind(1)
         area = x[:, begin] * y[:, end] - x[:, end] * y[:, begin]
-        return area.unflatten(1, self.rim_edges.shape[:2]).sum(dim=2) > 0
+        return area.view(len(area), *self.rim_edges.shape[:2]).sum(dim=2) > 0
 
     def effect(self, model: MorphableModel) -> Tensor:
         """How far a unit of each parameter moves the vertices of the mean face ``[D]``, up to a common factor.

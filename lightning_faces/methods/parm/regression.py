@@ -26,7 +26,7 @@ class IndicatorRows:
     def __init__(self, leaves: Tensor, width: int) -> None:
         self.width, self.trees = width, leaves.shape[1]
         self.parts: list[tuple[Tensor, Tensor, Tensor]] = []
-        for part in leaves.split(ROWS):
+        for part in torch.split(leaves, ROWS):
             # Rows in the order of their columns: the transpose. Each tree's are a block of len(part).
             ordered, order = part.T.sort(dim=1, stable=True)
             edges = torch.arange(width, device=part.device, dtype=part.dtype).expand(self.trees, -1).contiguous()

@@ -184,7 +184,7 @@ class LocalBinaryFeatures(LandmarkUpdater):
     def forward(self, stage: int, values: Tensor, visible: Tensor) -> Tensor:
         """Sum of the leaves' weights."""
         leaves = self._leaves(stage, values, visible)
-        return indicator_product(leaves, self.weights[stage], self.width).unflatten(1, (-1, 2))
+        return indicator_product(leaves, self.weights[stage], self.width).view(len(values), -1, 2)
 
     def _leaves(self, stage: int, values: Tensor, visible: Tensor) -> Tensor:
         """uint8 ``[B, L * T]``; the last number where the landmark is hidden."""
@@ -204,7 +204,7 @@ class LocalBinaryFeatures(LandmarkUpdater):
         leaves = torch.cat(
             [
                 self._leaves(stage, values, visible)
-                for values, visible in zip(gathered.values.split(1024), gathered.visible.split(1024))
+                for values, visible in zip(torch.split(gathered.values, 1024), torch.split(gathered.visible, 1024))
             ]
         )
         rows = IndicatorRows(leaves, self.width)
@@ -215,7 +215,7 @@ class LocalBinaryFeatures(LandmarkUpdater):
         generator = self.generator(stage, 1)
         faces = min(self.tree_faces, count)
         drawn = torch.stack([torch.randperm(count, generator=generator)[:faces] for _ in range(self.trees)])
-        used, place = drawn.unique(return_inverse=True)
+        used, place = torch.unique(drawn, return_inverse=True)
         device = gathered.values.device
         used, place = used.to(device), place.to(device)
         slot = torch.full((count,), -1, device=device)
@@ -233,7 +233,7 @@ class LocalBinaryFeatures(LandmarkUpdater):
             # Each process grows some landmarks' trees.
             if landmark % ranks.size == ranks.rank:
                 generator = self.generator(stage, 2 + landmark)
-                for trees in torch.arange(self.trees, device=device).split(TREES):
+                for trees in torch.split(torch.arange(self.trees, device=device), TREES):
                     rows = place[trees]
                     grown = grow_trees(
                         values[rows].transpose(1, 2).contiguous(),
