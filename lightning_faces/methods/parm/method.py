@@ -89,7 +89,7 @@ class PARM(FaceMethod):
         landmark_ridge: Regularisation of the landmark regression per face; 0.5 is LIBLINEAR with C = 1/N.
         parameter_ridge: Regularisation of the parameter regression, as a share of the features' variance.
         prior: r in eq. 9 for identity and expression, where W is the inverse of the coefficients' mean square in
-            training.
+            training: best the mean square of a landmark update's error.
         vertex_weights: Weight each parameter's squared error by how far it moves the vertices (the paper's future
             work, after 3DDFA's weighted parameter distance cost).
         face_model: Name or path of the morphable model of the data.
@@ -101,6 +101,7 @@ class PARM(FaceMethod):
     every_sample_once = True
 
     start: Tensor
+    reference: Tensor
     square: Tensor
     passes: Tensor
     regressors: Tensor
@@ -118,7 +119,7 @@ class PARM(FaceMethod):
         tree_faces: int = 1000,
         landmark_ridge: float = 0.5,
         parameter_ridge: float = 1e-3,
-        prior: tuple[float, float] = (1e-3, 1e-3),
+        prior: tuple[float, float] = (3e-3, 3e-3),
         vertex_weights: bool = False,
         face_model: str = "embedded",
         cnn_epochs: int = 20,
@@ -147,6 +148,7 @@ class PARM(FaceMethod):
         features = {"parm": 2 * landmarks + size + 1, "prm": 2 * landmarks + 1}.get(variant, 0)
         self.register_buffer("passes", torch.zeros((), dtype=torch.int64))
         self.register_buffer("start", torch.zeros(size, dtype=torch.float64))
+        self.register_buffer("reference", torch.zeros((landmarks, 2), dtype=torch.float64))
         self.register_buffer("square", torch.ones(size, dtype=torch.float64))
         self.register_buffer("regressors", torch.zeros((self.num_stages, size, features), dtype=torch.float64))
         self.register_buffer("effect", self.face.effect(self.face_model), persistent=False)
@@ -192,7 +194,7 @@ class PARM(FaceMethod):
 
     def landmarks(self, state: Tensor) -> Tensor:
         """Landmarks ``[B, L, 2]`` of parameters ``[B, D]`` (of ``lbf``: of themselves), normalised frame."""
-        return state.reshape(len(state), -1, 2) if self.variant == "lbf" else self.face.landmarks(state)[..., :2]
+        return state.reshape(len(state), *self.reference.shape) if self.variant == "lbf" else self.face.landmarks(state)[..., :2]
 
     def look(self, stage: int, state: Tensor, grey: Tensor, box: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What a stage sees.
@@ -209,7 +211,7 @@ class PARM(FaceMethod):
         """
         centre, size = box_frame(box)
         landmarks = self.landmarks(state)
-        rotation = in_plane_rotation(landmarks, self.landmarks(self.start[None])[0])
+        rotation = in_plane_rotation(landmarks, self.reference)
         places = (landmarks * size[..., None] + centre[:, None]).float()
         values = pixels_at_sites(grey, places, self.updater.sites(stage).float(), rotation.float(), size.float())
         if self.variant == "lbf":
@@ -294,8 +296,8 @@ class PARM(FaceMethod):
 
     def _first_depth(self) -> Tensor:
         """Depth ``[L]`` of the mean face as large as the first landmarks, normalised frame."""
-        first, mean = self.landmarks(self.start[None])[0], self.face.mean
-        across = [(points - points.mean(dim=0)).norm() for points in (first, mean[:, :2])]
+        mean = self.face.mean
+        across = [(points - points.mean(dim=0)).norm() for points in (self.reference, mean[:, :2])]
         return mean[:, 2] * (across[0] / across[1])
 
     # Fitting ----------------------------------------------------------------------------------------------------------
@@ -360,7 +362,7 @@ class PARM(FaceMethod):
         if self.variant != "lbf":
             mean[1:4] = 0.0
             mean[POSE:] = 0.0
-        self.start = mean
+        self.start, self.reference = mean, self.landmarks(mean[None])[0]
 
     def _fit_stage(self, ranks: Ranks) -> None:
         rows = _Row(*(torch.cat([getattr(row, name) for row in self._rows]) for name in _Row.__dataclass_fields__))

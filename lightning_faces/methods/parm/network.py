@@ -65,7 +65,7 @@ class PatchNetwork(LandmarkUpdater):
     def forward(self, stage: int, values: Tensor, visible: Tensor) -> Tensor:
         """The network's output."""
         output: Tensor = self.networks[stage](self._patches(values, visible))
-        return (output * self.scale[stage]).reshape(len(values), -1, 2)
+        return (output * self.scale[stage]).reshape(len(values), self.landmarks, 2)
 
     def _patches(self, values: Tensor, visible: Tensor) -> Tensor:
         pixels = values.to(self.scale.dtype)

@@ -144,7 +144,7 @@ class FaceParameters(nn.Module):
         of the outline in the image, and folds within a patch do not matter.
         """
         alpha = parameters[:, POSE:].to(self.rim_mean.dtype)
-        rim = (self.rim_mean.flatten() + alpha @ self.rim_basis.flatten(1)).view(len(alpha), -1, 3)
+        rim = (self.rim_mean.flatten() + alpha @ self.rim_basis.flatten(1)).view(len(alpha), *self.rim_mean.shape)
         rotation = euler_to_matrix(parameters[:, ANGLES]).to(rim.dtype)
         x, y = (rim @ rotation[:, :2].transpose(1, 2)).unbind(2)
         begin, end = self.rim_edges.flatten(0, 1).unbind(1)

@@ -184,7 +184,7 @@ class LocalBinaryFeatures(LandmarkUpdater):
     def forward(self, stage: int, values: Tensor, visible: Tensor) -> Tensor:
         """Sum of the leaves' weights."""
         leaves = self._leaves(stage, values, visible)
-        return indicator_product(leaves, self.weights[stage], self.width).view(len(values), -1, 2)
+        return indicator_product(leaves, self.weights[stage], self.width).view(len(values), self.landmarks, 2)
 
     def _leaves(self, stage: int, values: Tensor, visible: Tensor) -> Tensor:
         """uint8 ``[B, L * T]``; the last number where the landmark is hidden."""
