@@ -124,6 +124,8 @@ class DenseSheet(ContactSheet):
             maps = {key: batch[key][i].float().cpu() for key in MAPS if key in batch and bool(has[key][i])}  # type: ignore[literal-required]
             true = batch["vertices"][i].float().cpu() if "vertices" in batch and bool(has["vertices"][i]) else None
             predicted = None if prediction.vertices is None else prediction.vertices[i].detach().float().cpu()
+            if true is not None and prediction.vertex_ids is not None:
+                true = true[prediction.vertex_ids.cpu()]
             if not maps and true is None and predicted is None:
                 continue
             size = float(batch["face_size"][i]) if "face_size" in batch and bool(has["face_size"][i]) else 0.0

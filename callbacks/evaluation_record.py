@@ -77,7 +77,7 @@ class EvaluationRecord(Callback):
 
     Scored is what the data and the method have: 2D and 3D NME (every depth rule), GTE, APE, CVGTCE where subjects have
     several views, dense NME and per-vertex millimetres where both sides have vertices, and PARM's parameter errors.
-    A method whose test step returns ``vertex_ids`` beside its prediction is scored on those vertices of the face model.
+    Scored are the vertices that a prediction has.
     Each value has a 95 % bootstrap interval. The same run on the same data replaces its record.
 
     During training it counts the samples seen and follows the method's monitored metric. A training counts as converged
@@ -164,7 +164,7 @@ class EvaluationRecord(Callback):
         dataloader_idx: int = 0,
     ) -> None:  # fmt: skip
         """Score a batch."""
-        self._tests[dataloader_idx].update(outputs["prediction"], batch, outputs.get("vertex_ids"))
+        self._tests[dataloader_idx].update(outputs["prediction"], batch)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather the ranks' samples; rank 0 writes the records.
@@ -292,8 +292,8 @@ class _Evaluation:
             "reconstruction": {"icp": ICPError()} if icp else {},
         }
 
-    def update(self, prediction: FacePrediction, batch: FaceBatch, vertex_ids: Tensor | None = None) -> None:
-        """Score a batch, of its vertices ``vertex_ids`` or all.
+    def update(self, prediction: FacePrediction, batch: FaceBatch) -> None:
+        """Score a batch.
 
         Every group is updated on every rank, if need be with no rows, so that all can gather it.
         """
@@ -333,8 +333,8 @@ class _Evaluation:
         if prediction.vertices is not None and "vertices" in has:
             rows = has["pose"] & has["landmarks"] & has["vertices"]
             preds, target = prediction.vertices[rows], batch["vertices"][rows]
-            if vertex_ids is not None:
-                preds, target = preds[:, vertex_ids], target[:, vertex_ids]
+            if prediction.vertex_ids is not None:
+                target = target[:, prediction.vertex_ids]
             dense = {
                 "index": batch["index"][rows],
                 "preds": preds,

@@ -7,8 +7,10 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from lightning_faces.batch import FaceBatch, FacePrediction, FaceSpec
+from lightning_faces.geometry.frames import image_to_unit, unit_to_image
 from lightning_faces.geometry.landmarks import num_landmarks
-from lightning_faces.methods.base import FaceMethod, Term, image_to_unit, masked_term, unit_to_image
+from lightning_faces.heads.terms import Term, masked_term
+from lightning_faces.methods.base import FaceMethod
 
 
 class MeanLandmarks(FaceMethod):
