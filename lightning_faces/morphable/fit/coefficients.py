@@ -79,7 +79,7 @@ def solve_coefficients(
         >>> shape = model.vertices(true, torch.zeros(1, model.num_expression))[0]
         >>> ids = torch.arange(0, model.num_vertices, 3)
         >>> found = solve_coefficients([ids], [(shape - model.mean)[ids]], model)
-        >>> round(float(found[0, 0]), 2)
+        >>> round(float(found[0, 0]), 1)
         1.5
     """
     if not len(vertex_ids) == len(offsets) > 0:
