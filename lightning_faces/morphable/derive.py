@@ -23,7 +23,7 @@ from lightning_faces.morphable.surface import (
     tidy_faces,
     triangle_areas,
 )
-from lightning_faces.morphable.uv import disc_uv, rasterize_uv
+from lightning_faces.morphable.uv.embedding import disc_uv, rasterize_uv
 
 MAX_ALBEDO_MODES = 40
 ALBEDO_SIZE = 256
