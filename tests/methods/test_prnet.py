@@ -30,7 +30,7 @@ from lightning_faces.methods.prnet.network import (
     SameConvTranspose2d,
 )
 from lightning_faces.morphable import MorphableModel
-from lightning_faces.morphable.uv.grid import UVGrid
+from lightning_faces.morphable.uv import UVGrid
 from lightning_faces.records import Record, read_record
 from tests.fakes.photographs import fake_face_model, write_aflw2000, write_table
 from tests.methods.losses import loss_of

@@ -19,7 +19,7 @@ from lightning_faces.methods.prnet.loss import depth_from_minimum, position_map_
 from lightning_faces.methods.prnet.network import PositionMapNetwork
 from lightning_faces.metrics import NormalizedMeanError
 from lightning_faces.morphable import MorphableModel
-from lightning_faces.morphable.uv.grid import UVGrid
+from lightning_faces.morphable.uv import UVGrid
 
 
 class PRNet(FaceMethod):
