@@ -52,15 +52,15 @@ class UVGrid(nn.Module):
             DataError: If a landmark lies outside the UV map.
         """
         super().__init__()
+        if size < 8:
+            raise ConfigurationError(f"A position map of side {size} is too small: use at least 8.")
+        self.size = size
+        self.position_map = PositionMap(model, size)
         if embedding not in model.landmark_embeddings:
             raise ConfigurationError(
                 f"Face model {model.name!r} has no landmarks {embedding!r}, which position maps need: use the model "
                 "'embedded', or import the model with landmarks."
             )
-        if size < 8:
-            raise ConfigurationError(f"A position map of side {size} is too small: use at least 8.")
-        self.size = size
-        self.position_map = PositionMap(model, size)
         assert model.uv is not None
         assert model.uv_faces is not None
         assert model.uv_face_ids is not None
