@@ -1,4 +1,4 @@
-"""Target images of a known geometry: PNCC, offsets, depth, normals, shading, masks, UV position maps and visibility.
+"""Target images of a known geometry: PNCC, offsets, normals, masks, UV position maps and visibility.
 
 Image frame and object frame as in ``batch.py``; images are ``[B, C, H, W]``, UV maps ``[B, C, U, U]``.
 """
@@ -14,9 +14,6 @@ from lightning_faces.errors import ConfigurationError
 from lightning_faces.morphable import MorphableModel
 from lightning_faces.morphable.uv import PositionMap
 from lightning_faces.rendering.renderer import Raster, VertexNormals, rasterize_image, to_view, unit
-
-WEIGHTS = {"landmarks": 16.0, "features": 4.0, "face": 3.0, "neck": 0.0}
-"""Weights of the position map's regions (Feng et al. 2018, section 3.2): 68 points, eyes-nose-mouth, face, neck."""
 
 NORMAL_RADIUS = 15.0
 """Millimetres around a landmark over which the surface normal is averaged; triangles of the embedded model are up to 16
@@ -115,34 +112,13 @@ class FaceMaps(nn.Module):
         """``[B, 1, H, W]``: 1 where a pixel is covered."""
         return raster.to_image(raster.weights.new_ones(raster.pixel.shape[0], 1))
 
-    def depth(self, raster: Raster, vertices: Tensor) -> Tensor:
-        """Depth ``[B, 1, H, W]`` in pixels, larger is nearer, 0 at the mean of the vertices and outside the mask."""
-        z = vertices[..., 2:] - vertices[..., 2:].mean(1, keepdim=True)
-        return raster.to_image(raster.interpolate(z, self.region_faces))
-
     def view_normals(self, vertices: Tensor) -> Tensor:
         """Vertex normals ``[B, V, 3]``, view frame (x right, y up, z to the viewer), of vertices in the image frame."""
         return self.normals(to_view(vertices))
 
     def normal_map(self, raster: Raster, normals: Tensor) -> Tensor:
         """Unit normals ``[B, 3, H, W]`` in the view frame, 0 outside the mask, from :meth:`view_normals`."""
-        return raster.to_image(self._pixel_normals(raster, normals))
-
-    def _pixel_normals(self, raster: Raster, normals: Tensor) -> Tensor:
-        return unit(raster.interpolate(normals, self.region_faces).T).T
-
-    def shading(self, raster: Raster, normals: Tensor) -> tuple[Tensor, Tensor]:
-        """Shading under a frontal light, and the mask that crops the input (Richardson 2016, sections 5.1 and 6.2).
-
-        Args:
-            raster: From :meth:`face_region`, of the geometry alpha_t under the picture's projection.
-            normals: From :meth:`view_normals`, of the same.
-
-        Returns:
-            Shading ``[B, 1, H, W]`` in [0, 1] and mask ``[B, 1, H, W]`` of the face region.
-        """
-        lit = self._pixel_normals(raster, normals)[:, 2:].clamp_min(0.0)
-        return raster.to_image(lit), self.mask(raster)
+        return raster.to_image(unit(raster.interpolate(normals, self.region_faces).T).T)
 
     def position_map(self, vertices: Tensor) -> Tensor:
         """UV position map of the whole face, hidden parts included (Feng et al. 2018, section 3.1).
@@ -151,96 +127,14 @@ class FaceMaps(nn.Module):
             vertices: ``[B, V, 3]`` image frame.
 
         Returns:
-            ``[B, 3, U, U]`` image-frame x, y, z of the surface point of each texel; where :meth:`uv_mask` is 0 the
-            nearest surface goes on.
+            ``[B, 3, U, U]`` image-frame x, y, z of the surface point of each texel; outside the map the nearest
+            surface goes on.
 
         Raises:
             ConfigurationError: If the model has no UV map.
         """
         positions: Tensor = self._need_uv()(vertices)
         return positions
-
-    def uv_mask(self) -> Tensor:
-        """``[1, U, U]``: 1 at texels that belong to the face.
-
-        Raises:
-            ConfigurationError: If the model has no UV map.
-        """
-        texels = self._need_uv()
-        return texels.covered[None].to(texels.weights.dtype)
-
-    def vertex_uv(self) -> tuple[Tensor, Tensor]:
-        """Mesh vertices that the UV map knows ``[N]`` and their UV coordinates ``[N, 2]``, to read a map back.
-
-        Raises:
-            ConfigurationError: If the model has no UV map.
-        """
-        self._need_uv()
-        uv, uv_faces, ids = self.model.uv, self.model.uv_faces, self.model.uv_face_ids
-        assert uv is not None
-        assert uv_faces is not None
-        assert ids is not None
-        place = torch.full((self.model.num_vertices,), -1, dtype=torch.int64, device=uv.device)
-        place[self.model.faces[ids].reshape(-1)] = uv_faces.reshape(-1)
-        vertices = torch.nonzero(place >= 0).squeeze(1)
-        return vertices, uv[place[vertices]]
-
-    def weight_mask(self) -> Tensor:
-        """Weights ``[1, U, U]`` of the position map's loss, 16:4:3:0 (Feng et al. 2018, section 3.2 and figure 4).
-
-        The 68 landmarks' texels, eyes with nose and mouth, the rest of the face, and the neck, which is really 0 (the
-        published ``uv_weight_mask.png`` gives it the face's weight).
-
-        Raises:
-            ConfigurationError: If the model lacks a UV map, the landmarks "bfm" or the region masks.
-        """
-        texels = self._need_uv()
-        self._need_landmarks()
-        masks = self.model.region_masks
-        missing = sorted({"eye", "nose", "mouth", "face", "neck"} - set(masks))
-        if missing:
-            raise ConfigurationError(
-                f"Face model {self.model.name!r} has no region {', '.join(missing)}: import it with landmarks, so "
-                "that they can be derived."
-            )
-        features = masks["eye"] | masks["nose"] | masks["mouth"]
-        per_vertex = torch.full((self.model.num_vertices,), WEIGHTS["face"], device=features.device)
-        per_vertex[features] = WEIGHTS["features"]
-        per_vertex[masks["neck"]] = WEIGHTS["neck"]
-        # A texel takes the weight of the corner it is nearest to.
-        weights = torch.where(texels.covered, per_vertex[texels.nearest_vertex()].to(texels.weights.dtype), 0.0)
-        weights.view(-1)[self.landmark_texels()] = WEIGHTS["landmarks"]
-        return weights[None]
-
-    def landmark_uv(self) -> Tensor:
-        """UV coordinates ``[68, 2]`` of the landmarks "bfm"; outside the UV map, their nearest known vertex's.
-
-        Raises:
-            ConfigurationError: If the model lacks a UV map or the landmarks "bfm".
-        """
-        vertices, uv = self.vertex_uv()
-        self._need_landmarks()
-        triangle, barycentric = self.model.landmark_embeddings["bfm"]
-        corners = self.model.faces[triangle]
-        table = uv.new_full((self.model.num_vertices, 2), float("nan"))
-        table[vertices] = uv
-        found = (table[corners] * barycentric[..., None]).sum(1)
-        missing = torch.nonzero(found.isnan().any(1)).squeeze(1)
-        if missing.numel():
-            mean = self.model.mean
-            points = self.model.landmarks(mean[None])[0][missing]
-            found[missing] = uv[torch.cdist(points, mean[vertices]).argmin(1)]
-        return found
-
-    def landmark_texels(self) -> Tensor:
-        """Int64 ``[68]``: the texel (row times U plus column) nearest to each landmark.
-
-        Raises:
-            ConfigurationError: If the model lacks a UV map or the landmarks "bfm".
-        """
-        side = self.position_map_size
-        place = (self.landmark_uv() * side - 0.5).round().long().clamp(0, side - 1)
-        return place[:, 1] * side + place[:, 0]
 
     def visible_by_normal(self, vertices: Tensor) -> Tensor:
         """Landmarks around which the average surface normal does not turn away (PARM, section 4.2); bool ``[B, 68]``.
