@@ -15,7 +15,7 @@ from lightning_faces.geometry.rotation import matrix_to_euler
 from lightning_faces.heads.base import Features, FeatureShape, Head, last_layer, without_autocast
 from lightning_faces.heads.terms import Term, full_precision, masked_term
 from lightning_faces.morphable import MorphableModel
-from lightning_faces.morphable.uvmap import UVGrid
+from lightning_faces.morphable.uv import UVGrid
 
 SIGMOID_RANGE = 1.1
 """The published network multiplies its sigmoid by 281.6 = 1.1 * 256: it reaches 0 to 1.1 image sides."""
@@ -193,7 +193,7 @@ class PositionMapHead(Head):
     @without_autocast
     def terms(self, output: Tensor, batch: FaceBatch) -> dict[str, Term]:
         """``position_map``: equation 1 as a weighted mean, in units of the image's side."""
-        target = depth_from_minimum(batch["position_map"], self.uv.mask) / self.image_size
+        target = depth_from_minimum(full_precision(batch["position_map"]), self.uv.mask) / self.image_size
         per_face = position_map_loss(output, target, full_precision(self.weights), self.squared)
         return {"position_map": masked_term(per_face[:, None], batch["has"]["position_map"][:, None])}
 
