@@ -33,8 +33,8 @@ def interpolate_misses(values: Tensor, found: Tensor) -> Tensor:
     after = torch.searchsorted(known, frame).clamp(max=len(known) - 1)
     before = (torch.searchsorted(known, frame, right=True) - 1).clamp(min=0)
     first, last = known[before], known[after]
-    share = (frame - first) / (last - first).clamp(min=1)
-    share = share.to(values.dtype).reshape(-1, *[1] * (values.ndim - 1)).clamp(0, 1)
+    share = (frame - first).to(values.dtype) / (last - first).clamp(min=1)
+    share = share.reshape(-1, *[1] * (values.ndim - 1)).clamp(0, 1)
     filled: Tensor = values[first] + share * (values[last] - values[first])
     return filled
 

@@ -1,0 +1,144 @@
+"""Pix2face: batch size, decoder, camera, several images of a person, and smoothing, on one cached synthetic set.
+
+    python benchmarks/pix2face.py [--seeds S ...] [--variants V ...]
+
+Trains configs/method/pix2face.yaml (20,000 faces, 5 epochs) once per variant and seed into runs/pix2face/ and scores each
+last checkpoint on the synthetic test faces and, where LIGHTNING_FACES_DATA holds AFLW2000-3D, on those photographs.
+Runs that exist are kept, so seeds can be added later. Then compares, with the weights of "batch-16" and without training,
+an affine with a perspective camera, one image with four of one person, and landmarks of a turning head with and without
+the moving average. Prints values with 95 % bootstrap intervals over faces.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from experiment import difference_over_faces, evaluations, score, train
+from torch import Tensor
+
+from datamodules import SyntheticFaces
+from lightning_faces.batch import FaceBatch
+from lightning_faces.evaluation.bootstrap import bootstrap_means, interval
+from lightning_faces.methods import Pix2Face
+from lightning_faces.methods.checkpoint import load_method
+from lightning_faces.morphable.fit import fit_dense
+from lightning_faces.predict.sequence import moving_average
+
+CONFIG = "configs/method/pix2face.yaml"
+RUNS = Path("runs/pix2face")
+VARIANTS = {
+    "batch-16": ["--data.init_args.batch_size", "16"],
+    "batch-4": ["--data.init_args.batch_size", "4"],
+    "batch-24": ["--data.init_args.batch_size", "24"],
+    "transposed": ["--model.init_args.upsampling", "transposed"],
+}
+REFERENCE = "batch-16"
+METRICS = ("nme", "nme_0_30", "nme_30_60", "nme_60_90", "nme_mean", "pixel_mm_median", "pixel_mm", "vertex_mm")
+FACES = 200
+
+
+def show() -> None:
+    """Values of each variant, seeds averaged, and NME paired with the reference."""
+    found = evaluations(RUNS)
+    for dataset in sorted({dataset for dataset, _ in found}):
+        for variant in VARIANTS:
+            runs, plain = found.get((dataset, variant), {}), found.get((dataset, REFERENCE), {})
+            if not runs:
+                continue
+            print(f"\n{dataset}, {variant}, seeds {sorted(runs)}")
+            for metric in METRICS:
+                values = [record.metrics[metric] for record, _ in runs.values() if metric in record.metrics]
+                if values:
+                    factor = 100 if values[0].unit == "fraction" else 1
+                    ends = "  ".join(f"[{factor * v.low:.2f}, {factor * v.high:.2f}]" for v in values)
+                    print(f"  {metric:16s} {factor * np.mean([v.value for v in values]):6.2f}  {ends}")
+            both = sorted(runs.keys() & plain.keys())
+            if variant != REFERENCE and both:
+                mean, low, high = difference_over_faces([runs[s][1]["nme"] - plain[s][1]["nme"] for s in both])
+                print(f"  NME minus {REFERENCE}: {100 * mean:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]")
+
+
+def report(name: str, values: Tensor, unit: str) -> None:
+    low, high = interval(bootstrap_means(values.double().numpy()[:, None])[:, 0])
+    print(f"  {name:40s} {float(values.mean()):6.3f} [{low:.3f}, {high:.3f}] {unit}")
+
+
+def batches(method: Pix2Face, views: int) -> list[FaceBatch]:
+    """Test faces of the method's size, with ``views`` images of each person in a row."""
+    data = SyntheticFaces(
+        test_size=FACES, views_per_subject=views, image_size=method.image_size, batch_size=20, num_workers=0, seed=7
+    )
+    data.setup("test")
+    return list(data.test_dataloader())
+
+
+def without_training(checkpoint: Path) -> None:
+    """Cameras, images of a person, and smoothing."""
+    method = load_method(checkpoint)
+    assert isinstance(method, Pix2Face)
+    model = method.face_model
+    rows: dict[str, list[Tensor]] = {}
+    for batch in batches(method, 4):
+        with torch.no_grad():
+            pncc, offsets, mask = method.head.millimetres(method(batch["image"]))
+        identity, expression = batch["coefficients"].split((model.num_identity, model.num_expression), dim=1)
+        true = model.vertices(identity, expression)
+        for name, options in {
+            "affine camera": {"camera": "affine"},
+            "perspective camera": {"camera": "perspective"},
+            "four images of a person": {"camera": "affine", "subject": batch["subject"]},
+        }.items():
+            fit = fit_dense(pncc, offsets, mask, model, identity_weight=10, expression_weight=10, **options)
+            error = (fit.landmarks - batch["landmarks"])[..., :2].norm(dim=-1).mean(dim=1) / batch["face_size"]
+            rows.setdefault(f"{name}: NME (%)", []).append(100 * error)
+            rows.setdefault(f"{name}: shape (mm)", []).append((fit.shapes - true).norm(dim=-1).mean(dim=1))
+    print(f"\n{FACES} synthetic faces, four images of each person")
+    for name, parts in rows.items():
+        report(name, torch.cat(parts), "")
+    sequence = [method.predict_faces(batch).landmarks.detach() for batch in turning_head(method)]
+    true = torch.cat([batch["landmarks"] for batch in turning_head(method)])
+    size = torch.cat([batch["face_size"] for batch in turning_head(method)])
+    found = torch.cat(sequence)
+    print("\nA head that turns, 60 frames")
+    for name, points in (("as predicted", found), ("moving average of 3 frames", moving_average(found))):
+        error = (points - true)[..., :2].norm(dim=-1).mean(dim=1) / size
+        report(f"{name}: NME (%)", 100 * error, "")
+        # What shakes: the second difference of the error over time.
+        shake = (points - true)[..., :2].diff(n=2, dim=0).norm(dim=-1).mean(dim=1) / size[1:-1]
+        report(f"{name}: jitter (%)", 100 * shake, "")
+
+
+def turning_head(method: Pix2Face) -> list[FaceBatch]:
+    """One person from left to right: the images of one subject, in the order of their yaw."""
+    data = SyntheticFaces(
+        test_size=60, views_per_subject=60, image_size=method.image_size, batch_size=60, num_workers=0, seed=8
+    )
+    data.setup("test")
+    batch = next(iter(data.test_dataloader()))
+    order = batch["yaw"].argsort()
+    return [{key: value[order] for key, value in batch.items() if isinstance(value, Tensor)}]  # type: ignore[list-item]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="training seeds (default 1)")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="only these")
+    chosen = parser.parse_args()
+    os.chdir(Path(__file__).resolve().parent.parent)
+    for seed in chosen.seeds:
+        for variant in chosen.variants:
+            folder = RUNS / f"{variant}-seed{seed}"
+            options = ["--seed_everything", str(seed), *VARIANTS[variant]]
+            score(folder, CONFIG, train(folder, CONFIG, *options))
+    show()
+    checkpoint = RUNS / f"{REFERENCE}-seed{chosen.seeds[0]}" / "checkpoints" / "last.ckpt"
+    if checkpoint.exists():
+        without_training(checkpoint)
+
+
+if __name__ == "__main__":
+    main()
