@@ -20,7 +20,8 @@ import torch
 from experiment import difference_over_faces, evaluations, score, train
 from torch import Tensor
 
-from datamodules import MildAugmentation, SyntheticFaces
+from datamodules import SyntheticFaces
+from datamodules.augment import MildAugmentation
 from lightning_faces.batch import FaceBatch, collate_faces
 from lightning_faces.evaluation.bootstrap import bootstrap_means, interval
 from lightning_faces.geometry.camera import face_size, transform_points
@@ -28,6 +29,7 @@ from lightning_faces.methods import Pix2Face
 from lightning_faces.methods.checkpoint import load_method
 from lightning_faces.morphable.fit import fit_dense
 from lightning_faces.predict.sequence import moving_average
+from lightning_faces.targets import target_shapes
 
 CONFIG = "configs/method/pix2face.yaml"
 RUNS = Path("runs/pix2face")
@@ -113,7 +115,7 @@ def without_training(checkpoint: Path) -> None:
 
 
 def video(method: Pix2Face, person: int) -> tuple[Tensor, Tensor, Tensor]:
-    """True and predicted landmarks ``[T, 68, 3]`` in the file, and the face's size, as a shaking detector shows a face."""
+    """True and predicted landmarks ``[T, 68, 3]`` in the file, and the face's size, in boxes that shake."""
     data = SyntheticFaces(
         train_size=PEOPLE, val_size=1, image_size=method.image_size, batch_size=1, num_workers=0, seed=9
     )
@@ -121,7 +123,7 @@ def video(method: Pix2Face, person: int) -> tuple[Tensor, Tensor, Tensor]:
     faces = data.datasets["train"]
     faces.augmentation = MildAugmentation(scale=(0.97, 1.03), rotation=1.0, translation=0.02, flip=0.0)
     samples = faces.samples([(person, frame) for frame in range(FRAMES)])
-    batch = collate_faces(samples, data.target_shapes(faces.targets))
+    batch = collate_faces(samples, target_shapes(faces.targets, data.spec))
     with torch.no_grad():
         found = method.predict_faces(batch).to_file(batch["crop_to_file"]).landmarks
     true = transform_points(batch["crop_to_file"], batch["landmarks"])
