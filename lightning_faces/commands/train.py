@@ -40,8 +40,10 @@ from lightning_faces.methods.checkpoint import (
 TRAINER_DEFAULTS: dict[str, Any] = {
     "callbacks": [
         {"class_path": "lightning.pytorch.callbacks.RichProgressBar"},
+        {"class_path": "callbacks.ProgressLines"},
         {"class_path": "callbacks.CheckMonitor"},
         {"class_path": "callbacks.SeedSteps"},
+        {"class_path": "callbacks.FiniteLoss"},
         {"class_path": "callbacks.BestCheckpoint"},
         {"class_path": "callbacks.LastCheckpoint"},
         {"class_path": "callbacks.TrainingStatistics"},
@@ -314,8 +316,8 @@ def _place(trainer: Namespace, folder: RunFolder) -> None:
             entry.init_args.id = folder.wandb_id()
     # What is switched off by its flag need not be taken out of the list as well.
     if isinstance(trainer.callbacks, list):
-        off = {"enable_progress_bar": "ProgressBar", "enable_checkpointing": "Checkpoint"}
-        ends = tuple(end for flag, end in off.items() if trainer.get(flag) is False)
+        off = {"enable_progress_bar": ("ProgressBar", "ProgressLines"), "enable_checkpointing": ("Checkpoint",)}
+        ends = tuple(end for flag, names in off.items() if trainer.get(flag) is False for end in names)
         trainer.callbacks = [c for c in trainer.callbacks if not (ends and c.class_path.endswith(ends))]
 
 

@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import Metric, MetricCollection
 
 from lightning_faces.batch import FaceBatch, FacePrediction, FaceSpec
+from lightning_faces.methods import continuing
 from lightning_faces.methods.arguments import plain_arguments
 from lightning_faces.metrics import landmark_arguments, landmark_metrics
 
@@ -84,6 +85,7 @@ class FaceMethod(LightningModule, ABC):
         self.val_metrics = landmark_metrics().clone(prefix="val/")
         self.test_metrics = landmark_metrics(yaw_bins=True).clone(prefix="test/")
         self.val_loss = TermMean()
+        self._continued: dict[str, Any] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FaceMethod:
         """A copy with weights of its own, as weight averaging makes, that shares the optimizer's factory.
@@ -196,8 +198,21 @@ class FaceMethod(LightningModule, ABC):
         return {"optimizer": optimizer, "lr_scheduler": config}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Name the method and its arguments, as far as they are plain data."""
+        """Name the method and its arguments, as far as they are plain data, and say how it is trained."""
         checkpoint["hyper_parameters"] = plain_arguments(type(self), self.hparams)
+        if self._trainer is not None and self._trainer.state.fn == "fit":
+            checkpoint[continuing.KEY] = continuing.describe(self, self._trainer)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say what differs from the training that is continued."""
+        if self._trainer is not None and self._trainer.state.fn == "fit":
+            self._continued = continuing.before_restoring(self, self._trainer, checkpoint)
+
+    def on_train_start(self) -> None:
+        """Use the options of this training where it continues one with others."""
+        if self._continued:
+            continuing.after_restoring(self, self.trainer, self._continued)
+            self._continued = {}
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         for name in self.grown:
