@@ -16,9 +16,9 @@ from lightning_faces.methods.base import FaceMethod
 class CheckMonitor(Callback):
     """Compares every monitored metric with what is logged, before the first step.
 
-    Monitored are metrics of checkpoints, early stopping and learning-rate schedules. What a validation logs shows in the
-    sanity check; where that is switched off, and a monitor is not among the metrics that every method has, one batch is
-    validated all the same. What a training step logs follows from the terms of the loss.
+    Monitored are metrics of checkpoints, early stopping and learning-rate schedules. What a validation logs shows in
+    the sanity check; where that is switched off, and a monitor is not among the metrics that every method has, one
+    batch is validated all the same. What a training step logs follows from the terms of the loss.
     """
 
     def __init__(self) -> None:
@@ -38,8 +38,8 @@ class CheckMonitor(Callback):
         if needed and trainer.limit_val_batches == 0:
             owner, monitor = needed[0]
             raise ConfigurationError(
-                f"{owner} monitors {monitor!r}, but nothing is validated: set trainer.limit_val_batches, or take {owner} "
-                "out of trainer.callbacks."
+                f"{owner} monitors {monitor!r}, but nothing is validated: set trainer.limit_val_batches, or take "
+                f"{owner} out of trainer.callbacks."
             )
         if isinstance(pl_module, FaceMethod) and trainer.num_sanity_val_steps == 0 and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             known = {"val/loss", *pl_module.val_metrics.keys(keep_base=False)}

@@ -76,6 +76,6 @@ class FiniteLoss(Callback):
         last = next((path for f in folders if f and (path := Path(f) / "last.ckpt").is_file()), None)
         kept = f"; {last} is from before" if last else ""
         return (
-            f"The training has turned to NaN: {what} after step {trainer.global_step}{rate}{kept}: lower the optimizer's lr, "
-            "or set trainer.gradient_clip_val."
+            f"The training has turned to NaN: {what} after step {trainer.global_step}{rate}{kept}: lower the "
+            "optimizer's lr, or set trainer.gradient_clip_val."
         )

@@ -21,8 +21,8 @@ SIGNALS = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
 class GracefulStop(Callback):
     """On SIGTERM or Ctrl-C, finishes the step, saves ``last.ckpt`` and exits, on all ranks.
 
-    The exit code is 143 for SIGTERM (0 under W&B's agent) and 130 for Ctrl-C. Lightning's own handlers exit with 0, as if
-    the training had ended, or without saving, and a DDP run hangs when a single rank gets the signal. Here the ranks
+    The exit code is 143 for SIGTERM (0 under W&B's agent) and 130 for Ctrl-C. Lightning's own handlers exit with 0, as
+    if the training had ended, or without saving, and a DDP run hangs when a single rank gets the signal. Here the ranks
     agree on it every few steps, as each agreement synchronises them. A second signal ends the process at once. With
     gradients accumulated over batches, the step is finished that they belong to.
 
@@ -76,9 +76,10 @@ class GracefulStop(Callback):
         folder = Path((folders and folders[0]) or Path(trainer.default_root_dir) / "checkpoints")
         trainer.save_checkpoint(folder / "last.ckpt")
         if trainer.is_global_zero:
+            command = how_to_continue(Path(trainer.default_root_dir))
             print(
                 f"lightning-faces: stopped by {SIGNALS[signal.Signals(number)]} after step {trainer.global_step}; "
-                f"--ckpt_path last continues from {folder / 'last.ckpt'}{how_to_continue(Path(trainer.default_root_dir))}.",
+                f"--ckpt_path last continues from {folder / 'last.ckpt'}{command}.",
                 file=sys.stderr,
             )
         # Lightning kills rank 0 while it ends when it sees another rank fail. W&B's agent, which stops a trial by this
@@ -87,7 +88,7 @@ class GracefulStop(Callback):
 
 
 def how_to_continue(folder: Path) -> str:
-    """The command that continues the run of a folder, as the rest of a sentence; "" where the command line made none."""
+    """The command that continues the run of a folder, as the rest of a sentence; "" where there is none."""
     configurations = [folder / name for name in ("config-resume.yaml", "config.yaml") if (folder / name).is_file()]
     if not configurations:
         return ""

@@ -11,7 +11,7 @@ from lightning_faces.errors import ConfigurationError
 
 
 class WeightAverage(WeightAveraging):
-    """Scores and saves an exponential moving average of the weights: after step n those of step t count ``decay^(n - t)``.
+    """Scores and saves an exponential moving average of the weights: those of step t count ``decay^(n - t)`` after n.
 
     The average is divided by the sum of these counts, as Adam does with its moments. The usual one, which starts as a
     copy of the first weights, has these count ``decay^(n - 1)`` of 1: with 0.995 and 300 steps that is 0.22, so that a

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
 from lightning_faces import __version__
-from lightning_faces.commands.configurations import check_arguments
 from lightning_faces.errors import LightningFacesError
 
 COMMANDS = {
@@ -26,6 +26,13 @@ COMMANDS = {
 """Command to its function, which takes the arguments after the command's name, and what it does."""
 
 TRAINING = ("fit", "validate", "test", "predict")
+REFUSED = frozenset(
+    {
+        errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR,
+        errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE,
+    }
+)  # fmt: skip
+"""What the system answers where a file can't be read or written as the user wants."""
 
 
 def printable(text: str) -> str:
@@ -75,10 +82,18 @@ def main(args: Sequence[str] | None = None) -> None:
     module, function = COMMANDS[command][0].split(":")
     try:
         if command in TRAINING:
+            # Files that are not there are said to be so before seconds of importing.
+            from lightning_faces.commands.configurations import check_arguments
+
             check_arguments(arguments[1:])
         code = getattr(import_module(module), function)(arguments[1:])
     except LightningFacesError as error:
         print(f"lightning-faces: {printable(' '.join(str(error).split()))}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in REFUSED or error.filename is None:
+            raise
+        print(f"lightning-faces: Cannot use {printable(str(error.filename))}: {error.strerror}.", file=sys.stderr)
         sys.exit(2)
     if isinstance(code, int) and code:
         sys.exit(code)

@@ -31,10 +31,10 @@ KEY = "training"
 PROGRESS = frozenset({"last_epoch", "base_lrs", "best", "num_bad_epochs", "cooldown_counter", "total_steps_taken"})
 """Attributes of schedules that change as they go on."""
 REPORTED = {
-    "batch_size": "data.batch_size", "processes": "processes", "accumulate_grad_batches": "trainer.accumulate_grad_batches",
-    "precision": "trainer.precision", "gradient_clip_val": "trainer.gradient_clip_val", "data": "data",
-    "train_samples": "training samples", "data_seed": "data.seed", "lightning_faces": "lightning_faces",
-    "torch": "torch", "lightning": "lightning",
+    "batch_size": "data.batch_size", "processes": "processes", "precision": "trainer.precision",
+    "accumulate_grad_batches": "trainer.accumulate_grad_batches", "gradient_clip_val": "trainer.gradient_clip_val",
+    "data": "data", "train_samples": "training samples", "data_seed": "data.seed",
+    "lightning_faces": "lightning_faces", "torch": "torch", "lightning": "lightning",
 }  # fmt: skip
 """What is compared, and how it is called."""
 POSITION = ("data", "train_samples", "data_seed")
@@ -69,7 +69,7 @@ def describe(method: FaceMethod, trainer: Trainer) -> dict[str, Any]:
 
 
 def make_optimizer(method: FaceMethod) -> tuple[Optimizer, Any] | None:
-    """A fresh optimizer and schedule, as the command asks for them; None for a method that makes them in its own way."""
+    """A fresh optimizer and schedule, as the command asks for them; None for a method that makes them its own way."""
     from lightning_faces.methods.base import FaceMethod
 
     own = type(method).configure_optimizers is not FaceMethod.configure_optimizers
@@ -127,8 +127,8 @@ def before_restoring(method: FaceMethod, trainer: Trainer, checkpoint: dict[str,
     now = describe(method, trainer)
     if saved.get("optimizer", now.get("optimizer")) != now.get("optimizer"):
         raise ConfigurationError(
-            f"The checkpoint was trained with {saved['optimizer']}, whose state {now.get('optimizer')} can't go on with: set "
-            f"model.optimizer to {saved['optimizer']}, or start a new run."
+            f"The checkpoint was trained with {saved['optimizer']}, whose state {now.get('optimizer')} can't go on "
+            f"with: set model.optimizer to {saved['optimizer']}, or start a new run."
         )
     differences = [
         f"{name} {now.get(key)} instead of {saved[key]}"
@@ -164,7 +164,7 @@ def _find_position(
     progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
     if any(key in saved and saved[key] != now.get(key) for key in POSITION):
         say(
-            f"the samples of an epoch have another order or number now, so epoch {int(state['epoch']) + 1} begins anew.",
+            f"the samples have another order or number now, so epoch {int(state['epoch']) + 1} begins anew.",
             trainer,
         )
         position, seen = 0, 0
@@ -178,7 +178,8 @@ def _find_position(
         return
     moved = position - int(progress["processed"])
     for key in progress:
-        progress[key] = max(0, int(progress[key]) + moved)
+        # "completed" may come to -1: Lightning counts up the batch that was being completed.
+        progress[key] = int(progress[key]) + moved
     state.update(batches=position, samples=seen)
 
 
@@ -241,8 +242,8 @@ def _set_rate(trainer: Trainer, optimizer: Optimizer, fresh: Optimizer, schedule
                 schedule.step()
     except ValueError as error:
         raise ConfigurationError(
-            f"The schedule {path_of(schedule)} ends before step {steps}, which the training has reached ({error}): make "
-            "model.lr_scheduler longer."
+            f"The schedule {path_of(schedule)} ends before step {steps}, which the training has reached ({error}): "
+            "make model.lr_scheduler longer."
         ) from error
     config.scheduler.load_state_dict(schedule.state_dict())
     for group, wanted in zip(optimizer.param_groups, fresh.param_groups):
