@@ -10,6 +10,7 @@ from importlib import import_module
 
 from lightning_faces import __version__
 from lightning_faces.errors import LightningFacesError
+from lightning_faces.plain_text import printable
 
 COMMANDS = {
     "fit": ("lightning_faces.commands.train:fit", "train a method"),
@@ -17,7 +18,7 @@ COMMANDS = {
     "test": ("lightning_faces.commands.train:test", "score a checkpoint on the test split and record the result"),
     "predict": ("lightning_faces.commands.train:predict", "run a checkpoint on images"),
     "leaderboard": ("lightning_faces.leaderboard:main", "compare the records of all runs below a folder"),
-    "sweep": ("lightning_faces.sweep:main", "search hyperparameters on this machine, without an account"),
+    "sweep": ("lightning_faces.commands.sweep:main", "search hyperparameters on this machine, without an account"),
     "datasets": ("datamodules.commands:main_datasets", "list the data sets, what each needs and where it looks"),
     "preview": ("lightning_faces.rendering.preview:main_preview", "draw synthetic faces"),
     "import-model": ("lightning_faces.morphable.commands:main_import", "convert a morphable model"),
@@ -33,11 +34,6 @@ REFUSED = frozenset(
     }
 )  # fmt: skip
 """What the system answers where a file can't be read or written as the user wants."""
-
-
-def printable(text: str) -> str:
-    """Text without characters that a terminal obeys, which names in files may hold."""
-    return "".join(letter if letter.isprintable() or letter == "\n" else repr(letter)[1:-1] for letter in text)
 
 
 def usage() -> str:

@@ -15,7 +15,7 @@ import yaml
 import tests.fakes.noise_faces  # noqa: F401 - makes NoiseFaces a short name
 from lightning_faces.__main__ import COMMANDS, main
 from lightning_faces.cli import main as cli_main
-from tests.parse_only import ParseOnly
+from lightning_faces.commands.parse_only import ParseOnly
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -25,7 +25,8 @@ OPTION_ERRORS = (
 UNCHANGED = (
     "model.", "ckpt_path", "config", "runs_dir", "experiment", "name", "trainer.max_", "trainer.min_",
     "trainer.enable_", "trainer.default_root_dir", "trainer.devices", "trainer.num_nodes", "trainer.precision",
-    "trainer.gradient_clip_val", "trainer.accumulate_grad_batches", "data.batch_size", "data.seed", "weights_only", "trainer.logger",
+    "trainer.gradient_clip_val", "trainer.accumulate_grad_batches", "data.batch_size", "data.seed", "weights_only",
+    "trainer.logger",
 )  # fmt: skip
 """Options that the method itself compares, or that are there to be changed."""
 MOST_DIFFERENCES = 8
