@@ -56,9 +56,10 @@ class RunFolder:
         """
         if self.shared:
             return
-        missing = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+        missing = [folder for folder in self.path.parents if not folder.exists()]
+        there = self.path.exists() and not self.fresh
         self._make()
-        self.made = missing
+        self.made = [*([] if there else [self.path]), *missing]
         self._before = set(self.path.rglob("*"))
         self._owner = Owner(self.path, command)
 

@@ -182,7 +182,7 @@ class FacesCLI(LightningCLI):
                 )
         path = Path(options.runs_dir).expanduser() / options.experiment / options.name
         folder = RunFolder(path, shared=not _is_rank_zero(), fresh=timed)
-        if self.config.subcommand == "fit" and folder.trained and not checkpoint and _is_rank_zero():
+        if self.config.subcommand == "fit" and folder.trained and not (checkpoint or timed) and _is_rank_zero():
             raise ConfigurationError(
                 f"{path} holds a training already: continue it with --ckpt_path last, or choose another --name."
             )

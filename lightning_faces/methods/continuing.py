@@ -120,10 +120,19 @@ def before_restoring(method: FaceMethod, trainer: Trainer, checkpoint: dict[str,
         What the checkpoint says about its training; empty for one of an earlier version.
 
     Raises:
-        ConfigurationError: If the optimizer is another one.
+        ConfigurationError: If the optimizer is another one, or the checkpoint has no position in the training.
     """
+    loops = checkpoint.get("loops")
+    loop = loops.get("fit_loop") if isinstance(loops, dict) else None
+    if not isinstance(loop, dict) or not {"epoch_progress", "epoch_loop.batch_progress"} <= set(loop):
+        raise ConfigurationError(
+            "The checkpoint does not fit this training: it does not say how far it was trained, so it can't be continued."
+        )
     saved = checkpoint.get(KEY)
-    saved = saved if isinstance(saved, dict) else {}
+    saved = saved if isinstance(saved, dict) and is_plain(saved) else {}
+    for key in ("optimizer_options", "schedule_options"):
+        if not isinstance(saved.get(key, {}), dict):
+            saved = {}
     now = describe(method, trainer)
     if saved.get("optimizer", now.get("optimizer")) != now.get("optimizer"):
         raise ConfigurationError(
