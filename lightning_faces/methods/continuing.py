@@ -126,7 +126,7 @@ def before_restoring(method: FaceMethod, trainer: Trainer, checkpoint: dict[str,
     loop = loops.get("fit_loop") if isinstance(loops, dict) else None
     if not isinstance(loop, dict) or not {"epoch_progress", "epoch_loop.batch_progress"} <= set(loop):
         raise ConfigurationError(
-            "The checkpoint does not fit this training: it does not say how far it was trained, so it can't be continued."
+            "The checkpoint does not fit this training: it does not say how far it was trained."
         )
     saved = checkpoint.get(KEY)
     saved = saved if isinstance(saved, dict) and is_plain(saved) else {}
