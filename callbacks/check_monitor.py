@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_faces.errors import ConfigurationError
+from lightning_faces.evaluation.scores import logged_names
 from lightning_faces.methods.base import FaceMethod
 
 
@@ -41,10 +42,12 @@ class CheckMonitor(Callback):
                 f"{owner} monitors {monitor!r}, but nothing is validated: set trainer.limit_val_batches, or take "
                 f"{owner} out of trainer.callbacks."
             )
-        if isinstance(pl_module, FaceMethod) and trainer.num_sanity_val_steps == 0 and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            known = {"val/loss", *pl_module.val_metrics.keys(keep_base=False)}
-            if any(monitor not in known for _, monitor in monitors):
-                trainer.num_sanity_val_steps = 1
+        unknown = any(monitor not in ("val/loss", "val/nme") for _, monitor in monitors)
+        if unknown and trainer.num_sanity_val_steps == 0 and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            trainer.num_sanity_val_steps = 1
+        if isinstance(pl_module, FaceMethod) and trainer.fit_loop.restarting:
+            # A training that is continued has no sanity check.
+            check(monitors, sorted(validation_names(pl_module)), pl_module, "Validation", training=False)
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the monitored validation metrics.
@@ -95,6 +98,15 @@ class CheckMonitor(Callback):
         logged |= {str(item.meta.name) for item in results.values()} if results is not None else set()
         monitors = [pair for pair in monitored(trainer) if pair[1].startswith("train/")]
         check(monitors, sorted(name for name in logged if name.startswith("train/")), pl_module, "Training", True)
+
+
+def validation_names(method: FaceMethod) -> set[str]:
+    """What a validation of a method may log; with data that lack a target, less."""
+    own = type(method).validation_step is not FaceMethod.validation_step
+    names = {"val/loss", *(f"val/{name}" for name in logged_names("val"))} if not own else set()
+    for prediction in method.prediction_names[:-1]:
+        names |= {f"val/{prediction}/{name}" for name in logged_names("val")}
+    return names
 
 
 def monitored(trainer: Trainer) -> list[tuple[str, str]]:

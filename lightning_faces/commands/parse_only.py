@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from callbacks.check_monitor import validation_names
 from datamodules.base import FaceDataModule
 from lightning_faces.commands.parser import FacesParser
 from lightning_faces.commands.sentences import sentence
@@ -61,7 +62,4 @@ def logged_by(args: Sequence[str]) -> frozenset[str]:
         if message is None:
             raise
         raise ConfigurationError(message) from error
-    names = {"val/loss", "train/loss", *method.val_metrics.keys(keep_base=False)}
-    for prediction in method.prediction_names[:-1]:
-        names |= {f"val/{prediction}/{name.removeprefix('val/')}" for name in method.val_metrics.keys(keep_base=False)}
-    return frozenset(names)
+    return frozenset({"train/loss", *validation_names(method)})

@@ -74,7 +74,7 @@ def make_optimizer(method: FaceMethod) -> tuple[Optimizer, Any] | None:
 
     own = type(method).configure_optimizers is not FaceMethod.configure_optimizers
     made: Any = None if own else method.configure_optimizers()
-    if made is None:
+    if not made:
         return None
     if isinstance(made, Optimizer):
         return made, None
@@ -125,9 +125,7 @@ def before_restoring(method: FaceMethod, trainer: Trainer, checkpoint: dict[str,
     loops = checkpoint.get("loops")
     loop = loops.get("fit_loop") if isinstance(loops, dict) else None
     if not isinstance(loop, dict) or not {"epoch_progress", "epoch_loop.batch_progress"} <= set(loop):
-        raise ConfigurationError(
-            "The checkpoint does not fit this training: it does not say how far it was trained."
-        )
+        raise ConfigurationError("The checkpoint does not fit this training: it does not say how far it was trained.")
     saved = checkpoint.get(KEY)
     saved = saved if isinstance(saved, dict) and is_plain(saved) else {}
     for key in ("optimizer_options", "schedule_options"):
@@ -152,7 +150,7 @@ def before_restoring(method: FaceMethod, trainer: Trainer, checkpoint: dict[str,
     if differences:
         say(f"continuing with {', '.join(differences)}.", trainer)
     if saved:
-        _find_position(trainer, checkpoint, saved, now)
+        _find_position(method, trainer, checkpoint, saved, now)
     return saved
 
 
@@ -163,7 +161,7 @@ def _listed(value: Any) -> Any:
 
 
 def _find_position(
-    trainer: Trainer, checkpoint: dict[str, Any], saved: Mapping[str, Any], now: Mapping[str, Any]
+    method: FaceMethod, trainer: Trainer, checkpoint: dict[str, Any], saved: Mapping[str, Any], now: Mapping[str, Any]
 ) -> None:
     """Go on at the same sample of the epoch with batches of another size."""
     data = trainer.datamodule  # type: ignore[attr-defined]
@@ -171,13 +169,14 @@ def _find_position(
     if not isinstance(state, dict) or not state.get("batches"):
         return
     progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
-    if any(key in saved and saved[key] != now.get(key) for key in POSITION):
+    resized = any(saved.get(key) != now.get(key) for key in ("batch_size", "processes"))
+    if any(key in saved and saved[key] != now.get(key) for key in POSITION) or (method.every_sample_once and resized):
         say(
             f"the samples have another order or number now, so epoch {int(state['epoch']) + 1} begins anew.",
             trainer,
         )
         position, seen = 0, 0
-    elif "samples" in state and (saved["batch_size"], saved["processes"]) != (now["batch_size"], now["processes"]):
+    elif "samples" in state and resized:
         processes, size = int(now["processes"]), int(now["batch_size"])
         each, seen = int(now["train_samples"]) // processes, int(state["samples"])
         if seen % processes:
