@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.components.arrays import read_array
 from datamodules.components.dense import DenseTargets
 from datamodules.components.files import OnError
 from datamodules.components.fitted import (
@@ -22,8 +21,9 @@ from datamodules.components.fitted import (
 )
 from datamodules.components.matfile import read_mat
 from datamodules.components.options import check_number
-from datamodules.components.splits import balanced_draw
 from lightning_faces.errors import DataError
+from lightning_faces.npzfile import read_npy
+from lightning_faces.yaw_bins import balanced_draw
 
 
 class AFLW20003DDataset(FittedFaceDataset):
@@ -60,7 +60,7 @@ class AFLW20003DDataset(FittedFaceDataset):
 
     def _read_yaw_list(self, path: Path) -> NDArray[np.float64]:
         try:
-            yaw: NDArray[np.float64] = read_array(path).astype(np.float64).reshape(-1)
+            yaw: NDArray[np.float64] = read_npy(path).astype(np.float64).reshape(-1)
         except (DataError, ValueError, TypeError) as error:
             raise DataError(f"The yaw list {path} cannot be read ({error}): give AFLW2000-3D-new.pose.npy.") from error
         if not np.isfinite(yaw).all():

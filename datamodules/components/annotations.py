@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.components.arrays import read_arrays
 from datamodules.components.files import any_case
 from datamodules.components.sentinels import mask_missing, refuse_sentinels
 from lightning_faces.errors import DataError
 from lightning_faces.files import write_atomic
 from lightning_faces.geometry.landmarks import SCHEMES, landmark_groups, num_landmarks
+from lightning_faces.npzfile import read_npz
 
 NUMBERS = ("subject", "view", "sequence", "frame")
 POSE_COLUMNS = ("scale", "pitch", "yaw_rad", "roll", "tx", "ty")
@@ -199,7 +199,8 @@ def _whole(path: Path, name: str, values: NDArray[np.float64] | None) -> NDArray
 
 
 def _read_npz(path: Path) -> Annotations:
-    arrays = read_arrays(path, _NUMERIC.keys() | _WORDS)
+    stored = read_npz(path, "a whole NPZ file", "write it with numpy.savez and no Python objects")
+    arrays = {key: value for key, value in stored.items() if key in _WORDS or key in _NUMERIC}
     if "files" not in arrays:
         raise DataError(f"{path} has no array files.")
     count = len(arrays["files"]) if arrays["files"].ndim else 0

@@ -11,19 +11,20 @@ import hashlib
 import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from datamodules.components.annotations import read_rows, to_number
-from datamodules.components.arrays import read_array
 from datamodules.components.files import any_case
 from datamodules.components.meshes import import_trimesh, load_mesh
 from lightning_faces.errors import DataError
 from lightning_faces.files import write_atomic
 from lightning_faces.geometry import apply_similarity, similarity_transform
 from lightning_faces.morphable import MorphableModel
+from lightning_faces.npzfile import read_npy
 
 REGISTRATION_VERSION = 1
 """Part of the cache's keys: changes whenever the same scan gives another registration."""
@@ -174,7 +175,7 @@ def registered_scan(
     stored = cache_dir / f"scan-{digest.hexdigest()[:32]}.npy"
     if stored.exists():
         try:
-            rows = read_array(stored)
+            rows: NDArray[Any] = read_npy(stored)
             if rows.shape != (model.num_vertices, 4) or rows.dtype != np.float32 or not np.isfinite(rows).all():
                 raise DataError(f"{stored} is no registration.")
             return rows[:, :3].astype(np.float32), rows[:, 3] > 0

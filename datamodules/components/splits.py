@@ -10,39 +10,6 @@ from numpy.typing import NDArray
 from lightning_faces.errors import ConfigurationError, DataError
 
 
-def yaw_bin(yaw: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Number of the bin of each yaw in degrees: 0 for up to 30, 1 for up to 60, 2 beyond."""
-    return np.digitize(np.abs(yaw), (30.0, 60.0), right=True).astype(np.int64)
-
-
-def balanced_draw(yaw: NDArray[np.float64], seed: int, per_bin: int = 232) -> NDArray[np.int64]:
-    """Indices of a random subset with as many samples of each yaw bin, in order.
-
-    AFLW2000-3D is reported on 3 x 232 = 696 photographs whose list is not published (FAN, PRNet); 232 is the number of
-    photographs beyond 60 degrees by AFLW's own yaw.
-
-    Args:
-        yaw: Degrees ``[N]``.
-        seed: Number of the draw.
-        per_bin: Samples of each bin.
-
-    Raises:
-        DataError: If a bin has fewer.
-    """
-    bins = yaw_bin(yaw)
-    rng = np.random.default_rng(seed)
-    chosen = []
-    for number, name in enumerate(("0-30", "30-60", "over 60")):
-        members = np.nonzero(bins == number)[0]
-        if len(members) < per_bin:
-            raise DataError(
-                f"A balanced draw takes {per_bin} samples of each yaw bin, and there are {len(members)} with a yaw of "
-                f"{name} degrees: use the whole data set."
-            )
-        chosen.append(rng.permutation(members)[:per_bin])
-    return np.sort(np.concatenate(chosen)).astype(np.int64)
-
-
 def draw_by_yaw(yaw: NDArray[np.float64], counts: tuple[tuple[float, float, int], ...], seed: int) -> NDArray[np.int64]:
     """Indices of a random subset with given numbers of samples in ranges of the absolute yaw, in order.
 

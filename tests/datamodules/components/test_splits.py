@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from datamodules.bp4d import PROTOCOL
-from datamodules.components.splits import balanced_draw, draw_by_yaw, hold_out, yaw_bin
+from datamodules.components.splits import draw_by_yaw, hold_out
 from lightning_faces.errors import DataError
+from lightning_faces.yaw_bins import balanced_draw, yaw_bin
 
 
 def test_bins_are_closed_above() -> None:
