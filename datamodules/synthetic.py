@@ -184,7 +184,7 @@ class SceneDataset(Dataset[dict[str, Any]]):
             mirrored.append(reflect)
         numbers = [{**dict.fromkeys(SAMPLE_NUMBERS, -1), **faces.numbers(index)} for index in indices]
         return {
-            "scene": faces.synthesizer.pack(faces.draw(indices)),
+            "scene": faces.draw(indices).pack(),
             "change": torch.from_numpy(np.stack(changes)),
             "mirrored": torch.tensor(mirrored),
             "index": torch.tensor(indices),

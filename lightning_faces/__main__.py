@@ -16,12 +16,12 @@ COMMANDS = {
     "validate": ("lightning_faces.commands.train:validate", "score a checkpoint on the validation split"),
     "test": ("lightning_faces.commands.train:test", "score a checkpoint on the test split and record the result"),
     "predict": ("lightning_faces.commands.train:predict", "run a checkpoint on images"),
-    "leaderboard": ("lightning_faces.leaderboard:main", "compare the records of all runs below a folder"),
+    "leaderboard": ("lightning_faces.commands.leaderboard:main", "compare the records of all runs below a folder"),
     "sweep": ("lightning_faces.sweep:main", "search hyperparameters on this machine, without an account"),
     "datasets": ("lightning_faces.commands.datasets:main", "list the data sets, what each needs and where it looks"),
-    "preview": ("lightning_faces.rendering.preview:main_preview", "draw synthetic faces"),
-    "import-model": ("lightning_faces.morphable.commands:main_import", "convert a morphable model"),
-    "build-model": ("lightning_faces.morphable.commands:main_build", "make a face model by PCA from registered meshes"),
+    "preview": ("lightning_faces.commands.preview:main", "draw synthetic faces"),
+    "import-model": ("lightning_faces.commands.import_model:main", "convert a morphable model"),
+    "build-model": ("lightning_faces.commands.build_model:main", "make a face model by PCA from registered meshes"),
 }
 """Command to its function, which takes the arguments after the command's name, and what it does."""
 

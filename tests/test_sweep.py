@@ -16,6 +16,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from lightning_faces.evaluation.scores import logged_names
 from lightning_faces.sweep import (
     command_line,
     main,
@@ -82,7 +83,7 @@ def test_every_key_and_value_of_the_sweeps_fits_the_command_line(path: Path, mon
                 found = found[part]
             assert (list(found) if isinstance(found, tuple) else found) == value, key
     # What the sweep and its early termination look at is logged by validation, and steers the checkpoints too.
-    logged = {"val/loss", *cli.model.val_metrics.keys(keep_base=False)}
+    logged = {"val/loss", *(f"val/{name}" for name in logged_names("val"))}
     assert config["metric"]["name"] in logged
 
 

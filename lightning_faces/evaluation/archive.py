@@ -48,7 +48,15 @@ def parse_npz(data: bytes) -> dict[str, NDArray[Any]]:
     except ValueError:
         raise
     # What the standard library raises of damaged archives, for another compression, and for an encrypted member.
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, struct.error, NotImplementedError, RuntimeError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        OSError,
+        struct.error,
+        NotImplementedError,
+        RuntimeError,
+    ) as error:
         raise ValueError(str(error) or "it ends too early") from None
 
 

@@ -149,8 +149,8 @@ class Record:
     def key(self) -> tuple[Any, ...]:
         """What makes two records the same evaluation."""
         return (
-            self.method, self.prediction, self.weights, self.dataset, self.split, self.fingerprint, self.image_size, self.margin,
-            tuple(sorted(self.protocol.items())),
+            self.method, self.prediction, self.weights, self.dataset, self.split, self.fingerprint, self.image_size,
+            self.margin, tuple(sorted(self.protocol.items())),
         )  # fmt: skip
 
     def setting(self) -> tuple[Any, ...]:

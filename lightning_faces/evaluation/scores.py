@@ -138,8 +138,8 @@ SCORES: tuple[Score, ...] = (
     Score("pose_error", "rad", lambda _: ParameterError("pose"), values.of_poses, *POSE),
     *(_angle(angle) for angle in get_args(Angle)),
     Score(
-        "identity_error", "sd", lambda shared: ParameterError("identity", shared.num_identity or 0), values.of_coefficients,
-        *COEFFICIENTS, "same",
+        "identity_error", "sd", lambda shared: ParameterError("identity", shared.num_identity or 0),
+        values.of_coefficients, *COEFFICIENTS, "same",
     ),
     Score(
         "expression_error", "sd", lambda shared: ParameterError("expression", shared.num_identity or 0),

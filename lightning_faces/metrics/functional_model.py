@@ -61,9 +61,7 @@ def angle_error(preds: Tensor, target: Tensor) -> Tensor:
     return torch.rad2deg(_around_the_circle(_difference(preds, target)).abs())
 
 
-def geometry_error(
-    preds: Tensor, target: Tensor, face_model: MorphableModel, root_mean_square: bool = False
-) -> Tensor:
+def geometry_error(preds: Tensor, target: Tensor, face_model: MorphableModel, root_mean_square: bool = False) -> Tensor:
     """Distance of the vertices that two sets of coefficients stand for, in the object frame, without alignment.
 
     The square of the root mean square is loss (3) of Richardson 2016 over the number of vertices.

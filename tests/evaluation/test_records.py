@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from lightning_faces.errors import DataError
-from lightning_faces.files import write_atomic
 from lightning_faces.evaluation.records import (
     RECORD_VERSION,
     MetricValue,
@@ -21,6 +20,7 @@ from lightning_faces.evaluation.records import (
     read_samples,
     write_record,
 )
+from lightning_faces.files import write_atomic
 
 
 def test_write_atomic_replaces_the_whole_file_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
@@ -37,7 +37,7 @@ def test_write_atomic_keeps_the_old_content_when_writing_fails(tmp_path: Path, m
     def fail(descriptor: int) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("lightning_faces.evaluation.records.os.fsync", fail)
+    monkeypatch.setattr("lightning_faces.files.os.fsync", fail)
     with pytest.raises(OSError, match="disk full"):
         write_atomic(target, b"new")
     assert target.read_bytes() == b"old"
@@ -49,7 +49,9 @@ def example(**changes: Any) -> Record:
     record = Record(
         version=RECORD_VERSION,
         method="Zhao2016",
+        prediction="",
         run="quickstart/zhao",
+        backbone=None,
         parameters=1000,
         weights="a1",
         config="c1",
@@ -60,6 +62,8 @@ def example(**changes: Any) -> Record:
         margin=1.3,
         protocol={"samples": "4 of 4"},
         metrics={"nme": MetricValue(0.05, 0.04, 0.06, 4, "fraction", False)},
+        invalid={},
+        notes=[],
         samples_file="",
         samples_sha256="",
         training=Training(1000, 3, 0, True),
@@ -75,6 +79,8 @@ SAMPLES = {
     "index": np.arange(4),
     "nme": np.array([0.03, 0.04, 0.06, np.nan]),
     "sample_id": np.array(["a", "b", "c", "d"]),
+    "yaw": np.array([0.0, 40.0, -70.0, np.nan]),
+    "subject": np.full(4, -1),
 }
 
 
