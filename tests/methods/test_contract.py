@@ -14,7 +14,7 @@ from datamodules.synthetic import SyntheticFaces
 from lightning_faces.methods import MeanLandmarks, PRNet, Zhao2016
 from lightning_faces.methods.base import FaceMethod
 from tests.methods.contract import MethodContract
-from tests.methods.toys import Cascade
+from tests.methods.toys import Cascade, DenseFaces, Passes
 
 SGD = functools.partial(torch.optim.SGD, lr=0.01)
 
@@ -67,3 +67,15 @@ class TestPRNet(WithDenseFaces):
 class TestCascade(MethodContract):
     def make(self, image_size: int = 32) -> FaceMethod:
         return Cascade()
+
+
+class TestDenseFaces(WithDenseFaces):
+    def make(self, image_size: int = 32) -> FaceMethod:
+        return DenseFaces(image_size)
+
+
+class TestPasses(WithDenseFaces):
+    half_tolerance = 0.1
+
+    def make(self, image_size: int = 32) -> FaceMethod:
+        return Passes(image_size)
