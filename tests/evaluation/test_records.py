@@ -208,6 +208,7 @@ HUGE = npy("{'descr': '<f8', 'fortran_order': False, 'shape': (10000000000,), }"
         (npz(nme=npy("{'descr': '<M8', 'fortran_order': False, 'shape': (1,), }", bytes(8))), "does not fit"),
         (npz(nme=npy("{'descr': __import__('os').getcwd(), 'shape': (1,)}")), "another header"),
         (npz(nme=npy("(" * 9000)), "another header"),
+        (npz(a=npy("{'descr': '<U1', 'fortran_order': False, 'shape': (1,), }", b"\xff" * 4)), "what is no text"),
         (npz(nme=b""), "no NumPy array"),
         (b"PK", "zip file"),
         (b"", "zip file"),
