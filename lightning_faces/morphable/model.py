@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from lightning_faces.errors import ConfigurationError, DataError
 from lightning_faces.files import write_atomic
+from lightning_faces.npzfile import read_npz
 
 FORMAT_VERSION = 1
 """Version of the .npz layout that :meth:`MorphableModel.save` writes."""
@@ -409,8 +410,8 @@ class MorphableModel(nn.Module):
         """
         if str(name_or_path) in BUILT_IN:
             source = resources.files("lightning_faces.morphable") / "assets" / BUILT_IN[str(name_or_path)]
-            with source.open("rb") as file:
-                return cls._read(io.BytesIO(file.read()), str(name_or_path))
+            with resources.as_file(source) as file:
+                return cls._read(file, str(name_or_path))
         path = Path(name_or_path)
         if not path.is_file():
             raise DataError(
@@ -420,16 +421,14 @@ class MorphableModel(nn.Module):
         return cls._read(path, str(path))
 
     @classmethod
-    def _read(cls, source: Path | io.BytesIO, label: str) -> MorphableModel:
+    def _read(cls, path: Path, label: str) -> MorphableModel:
+        what, fix = "a face model of this platform", "make one with `lightning-faces import-model`"
+        arrays: dict[str, Any] = dict(read_npz(path, what, fix))
         try:
-            with np.load(source, allow_pickle=False) as archive:
-                arrays = {key: archive[key] for key in archive.files}
             header = json.loads(str(arrays.pop("header")))
             version = header["format"]
-        except Exception as error:  # A damaged file fails in zipfile, zlib, numpy or json, each in its own way.
-            raise DataError(
-                f"{label} is not a face model of this platform ({error}): make one with `lightning-faces import-model`."
-            ) from error
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise DataError(f"{label} is not {what} ({error}): {fix}.") from error
         if version != FORMAT_VERSION:
             raise DataError(
                 f"{label} has format version {version}, this release reads {FORMAT_VERSION}: import the model again."
@@ -447,7 +446,7 @@ class MorphableModel(nn.Module):
                 elif key.startswith("region/"):
                     masks[key.removeprefix("region/")] = arrays.pop(key)
             return cls(
-                name=header["name"],
+                name=str(header["name"]),
                 expression_kind=header["expression_kind"],
                 expression_names=header["expression_names"],
                 albedo_names=header["albedo_names"],
