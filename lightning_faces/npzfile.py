@@ -1,4 +1,4 @@
-"""Arrays of .npz archives, read so that what a header claims is checked against the file before it is allocated.
+"""Arrays of .npz and .npy files, read so that what a header claims is checked against the file before it is allocated.
 
 NumPy allocates what an array says in its header, and inflates whatever an archive holds, so that a file of a few
 hundred bytes can ask for any amount of memory. Arrays of objects, which are pickles, are not read.
@@ -74,6 +74,37 @@ def read_npz(
         raise DataError(f"{path} cannot be read ({error.strerror or error}): {fix}.") from error
     except (*_BROKEN, RuntimeError) as error:  # zipfile's RuntimeError: the archive is encrypted.
         raise DataError(f"{path} is not {what} ({error}): {fix}.") from error
+
+
+def read_npy(path: str | Path) -> NDArray[np.generic]:
+    """Read the array of a .npy file of numbers or text.
+
+    Args:
+        path: The file, as ``numpy.save`` writes it.
+
+    Returns:
+        The array, of the native byte order.
+
+    Raises:
+        DataError: If there is no such file, it is damaged, or holds other things than a plain array.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "yaw.npy"
+        >>> np.save(path, np.arange(3))
+        >>> read_npy(path).tolist()
+        [0, 1, 2]
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path} does not exist, or is not a file.")
+    try:
+        with path.open("rb") as file:
+            return _array(file, path.stat().st_size, "its array")
+    except PermissionError:
+        raise DataError(f"{path} may not be read: change its permissions.") from None
+    except (*_BROKEN, OSError) as error:
+        raise DataError(f"{path} is not a whole .npy file ({error}): replace or remove it.") from error
 
 
 def _read(archive: zipfile.ZipFile, size: int) -> dict[str, NDArray[np.generic]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lightning_faces.errors import ConfigurationError
+from lightning_faces.errors import ConfigurationError, DataError
 from lightning_faces.files import write_atomic
 from lightning_faces.geometry import weak_perspective
 from lightning_faces.morphable import MorphableModel
 from lightning_faces.morphable.uv import PositionMap
+from lightning_faces.npzfile import read_npz
 from lightning_faces.targets import MODEL_TARGETS, RENDERED_TARGETS
 
 DENSE_VERSION = 2
@@ -120,9 +120,9 @@ class DenseTargets:
         path = self.cache_dir / key[:2] / f"{key}.npz"
         if path.exists():
             try:
-                with np.load(path, allow_pickle=False) as stored:
-                    return {name: stored[name] for name in wanted}
-            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+                stored = read_npz(path)
+                return {name: stored[name] for name in wanted}
+            except (DataError, KeyError):
                 path.unlink(missing_ok=True)  # damaged since it was written: computed again
         rendered = self._render(wanted, shaped, placed, size)
         content = io.BytesIO()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import struct
+import sys
 import zipfile
 import zlib
 from typing import Any
@@ -15,9 +16,8 @@ from numpy.typing import NDArray
 MOST_BYTES = 256 * 2**20
 """What all arrays of a file may take together: a million samples with 25 columns."""
 _HEADER = re.compile(
-    rb"\{'descr': '([<>|=][a-zA-Z]\d{1,6})', 'fortran_order': (True|False), 'shape': \(([\d, ]{0,200})\), \} *\n?"
+    rb"\{'descr': '([<>|=][iufbU]\d{1,6})', 'fortran_order': (True|False), 'shape': \(([\d, ]{0,200})\), \} *\n?"
 )
-_KINDS = "iufbU"
 
 
 def parse_npz(data: bytes) -> dict[str, NDArray[Any]]:
@@ -69,12 +69,18 @@ def _parse_npy(data: bytes) -> NDArray[Any]:
     header = _HEADER.fullmatch(data[start : start + length])
     if header is None:
         raise ValueError("an array has another header than NumPy writes")
-    dtype = np.dtype(header[1].decode())
+    try:
+        dtype = np.dtype(header[1].decode())
+    except TypeError as error:
+        raise ValueError(str(error)) from None
     shape = tuple(int(size) for size in re.findall(rb"\d+", header[3]))
     body = data[start + length :]
     count = 1
     for size in shape:
         count *= size
-    if dtype.kind not in _KINDS or dtype.itemsize == 0 or count * dtype.itemsize != len(body):
+    if dtype.itemsize == 0 or count * dtype.itemsize != len(body):
         raise ValueError(f"an array of type {dtype.str} and shape {shape} does not fit its {len(body):,} bytes")
+    # Beyond the last letter of Unicode, NumPy ends in an error of the interpreter.
+    if dtype.kind == "U" and np.frombuffer(body, f"{dtype.str[0]}u4").max(initial=0) > sys.maxunicode:
+        raise ValueError("an array of text holds what is no text")
     return np.frombuffer(body, dtype).reshape(shape, order="F" if header[2] == b"True" else "C")

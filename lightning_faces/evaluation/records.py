@@ -312,7 +312,7 @@ def _build(kind: Any, value: Any, where: str) -> Any:
         if not isinstance(value, dict) or set(value) != names:
             found = set(value) if isinstance(value, dict) else set()
             wrong = sorted(names ^ found)
-            raise DataError(f"{where} has missing or unknown fields ({', '.join(wrong)}): evaluate again.")
+            raise DataError(f"{where} has missing or unknown fields ({', '.join(wrong):.200}): evaluate again.")
         make: Any = kind
         return make(**{name: _build(hints[name], value[name], f"{where}: {name}") for name in names})
     if origin is list:
@@ -322,7 +322,7 @@ def _build(kind: Any, value: Any, where: str) -> Any:
     if origin is dict:
         if not isinstance(value, dict) or len(value) > _MOST_ITEMS or any(len(name) > _MOST_TEXT for name in value):
             raise DataError(f"{where} is not a mapping of at most {_MOST_ITEMS} items: evaluate again.")
-        return {name: _build(arguments[1], item, f"{where}: {name}") for name, item in value.items()}
+        return {name: _build(arguments[1], item, f"{where}: {name:.60}") for name, item in value.items()}
     if type(value) is int and abs(value) >= 2**63:
         raise DataError(f"{where} is a number of {len(str(value))} digits: evaluate again.")
     if kind is float and type(value) is int:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from datamodules.components.annotations import read_annotations
 from lightning_faces.commands.datasets import main
+from lightning_faces.errors import DataError, LightningFacesError
 from tests.fakes.photographs import write_300w_lp, write_aflw2000, write_table
 
 
@@ -45,8 +46,8 @@ def test_check_reports_every_bad_file_and_goes_on(tmp_path: Path, capsys: pytest
     assert "image00004.jpg is not a whole image" in text
     assert "image00008.mat is not a whole MATLAB file" in text
     assert "3 of 5 samples are good, 2 are bad." in text
-    assert main(["check", "AFLW20003D", str(tmp_path / "absent")]) == 2
-    assert "absent of AFLW20003D does not exist" in capsys.readouterr().err
+    with pytest.raises(DataError, match="absent of AFLW20003D does not exist"):
+        main(["check", "AFLW20003D", str(tmp_path / "absent")])
 
 
 def test_check_of_photographs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -72,13 +73,13 @@ def test_convert_points_of_text_files(tmp_path: Path, capsys: pytest.CaptureFixt
     assert np.allclose(table.landmarks[..., :2], values[..., :2] - 1)
     assert np.allclose(table.landmarks[0, :, 2], values[0, :, 2])
     assert np.isnan(table.landmarks[1, :, 2]).all()
-    assert main(["convert", "ThreeDFAW", str(pictures), str(points)]) == 2
-    assert "annotations.npz exists" in capsys.readouterr().err
+    with pytest.raises(LightningFacesError, match=r"annotations\.npz exists"):
+        main(["convert", "ThreeDFAW", str(pictures), str(points)])
     (pictures / "annotations.npz").unlink()
     (points / "a.txt").write_text("1 2 3\n")
-    assert main(["convert", "ThreeDFAW", str(pictures), str(points)]) == 2
-    assert "a.txt has 1 points, not the 66" in capsys.readouterr().err
+    with pytest.raises(LightningFacesError, match=r"a\.txt has 1 points, not the 66"):
+        main(["convert", "ThreeDFAW", str(pictures), str(points)])
     (points / "a.txt").unlink()
-    assert main(["convert", "ThreeDFAW", str(pictures), str(points)]) == 2
-    assert "a.txt does not exist, nor with .csv or .pts" in capsys.readouterr().err
+    with pytest.raises(LightningFacesError, match=r"a\.txt does not exist, nor with \.csv or \.pts"):
+        main(["convert", "ThreeDFAW", str(pictures), str(points)])
     assert not (pictures / "annotations.npz").exists()
