@@ -18,7 +18,7 @@ import tests.fakes.noise_faces  # noqa: F401 - makes NoiseFaces a short name
 from lightning_faces.__main__ import COMMANDS, main
 from lightning_faces.cli import main as cli_main
 from lightning_faces.commands.checks import adapt_to_cpu
-from lightning_faces.commands.configurations import MOVED, check_packages
+from lightning_faces.commands.configurations import MOVED, check_packages, present_name
 from lightning_faces.commands.parse_only import ParseOnly
 from lightning_faces.errors import ConfigurationError
 
@@ -206,8 +206,11 @@ def test_old_names_of_classes_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("old.yaml").write_text("model: {class_path: old.place.Zhao2016, init_args: {image_size: 32}}\n")
     assert type(ParseOnly(["fit", *DATA, "--config=old.yaml"]).model).__name__ == "Zhao2016"
     assert type(ParseOnly(["fit", *DATA, "--model=old.place.MeanLandmarks"]).model).__name__ == "MeanLandmarks"
-    for before, now in MOVED.items():
-        assert before == "old.place" or importlib.import_module(now)
+    for before in MOVED:
+        name = before if before[before.rfind(".") + 1 :][0].isupper() else f"{before}.X"
+        module, _, attribute = present_name(name).rpartition(".")
+        assert attribute == "X" or hasattr(importlib.import_module(module), attribute), before
+        assert importlib.import_module(module)
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
