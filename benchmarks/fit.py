@@ -19,8 +19,8 @@ import torch
 from timing import median_seconds
 from torch import Tensor
 
-from datamodules.fitted import convert_pose
-from datamodules.matfile import read_mat
+from datamodules.components.fitted import convert_pose
+from datamodules.components.matfile import read_mat
 from lightning_faces.geometry import Camera, apply_similarity, euler_to_matrix, face_size, similarity_transform
 from lightning_faces.morphable import MorphableModel
 from lightning_faces.morphable.fit import (

@@ -1,4 +1,4 @@
-"""Arrays of .npz archives, read so that what a header claims is checked against the file before it is allocated.
+"""Arrays of .npz and .npy files, read so that what a header claims is checked against the file before it is allocated.
 
 NumPy allocates what an array says in its header, and inflates whatever an archive holds, so that a file of a few
 hundred bytes can ask for any amount of memory. Arrays of objects, which are pickles, are not read.
@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 import re
 import struct
+import sys
 import zipfile
 import zlib
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,6 +77,37 @@ def read_npz(
         raise DataError(f"{path} is not {what} ({error}): {fix}.") from error
 
 
+def read_npy(path: str | Path) -> NDArray[np.generic]:
+    """Read the array of a .npy file of numbers or text.
+
+    Args:
+        path: The file, as ``numpy.save`` writes it.
+
+    Returns:
+        The array, of the native byte order.
+
+    Raises:
+        DataError: If there is no such file, it is damaged, or holds other things than a plain array.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "yaw.npy"
+        >>> np.save(path, np.arange(3))
+        >>> read_npy(path).tolist()
+        [0, 1, 2]
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path} does not exist, or is not a file.")
+    try:
+        with path.open("rb") as file:
+            return _array(file, path.stat().st_size, "its array")
+    except PermissionError:
+        raise DataError(f"{path} may not be read: change its permissions.") from None
+    except (*_BROKEN, OSError) as error:
+        raise DataError(f"{path} is not a whole .npy file ({error}): replace or remove it.") from error
+
+
 def _read(archive: zipfile.ZipFile, size: int) -> dict[str, NDArray[np.generic]]:
     members = archive.infolist()
     for member in members:
@@ -114,6 +146,9 @@ def _array(file: IO[bytes], size: int, name: str) -> NDArray[np.generic]:
     if count * dtype.itemsize != size - 8 - width - length:
         raise _DamagedError(f"{name} is to be an array {shape} of {dtype} in {size - 8 - width - length} bytes")
     content = _exactly(file, count * dtype.itemsize, name)
+    # Beyond the last letter of Unicode, reading the text ends in an error of the interpreter.
+    if dtype.kind == "U" and np.frombuffer(content, f"{dtype.str[0]}u4").max(initial=0) > sys.maxunicode:
+        raise _DamagedError(f"{name} holds letters that there are not")
     if file.read(1):
         raise _DamagedError(f"{name} goes on after its array")
     if dtype.kind == "b":  # Other bytes than 0 and 1 are no truth values.
@@ -128,3 +163,16 @@ def _exactly(file: IO[bytes], count: int, name: str) -> bytes:
     if len(content) != count:
         raise _DamagedError(f"{name} ends too early")
     return content
+
+
+def compact(array: NDArray[Any]) -> NDArray[Any]:
+    """The same values in the smallest of the types that hold them exactly: float16, uint16, int32."""
+    if array.dtype.kind == "f" and np.abs(array).max(initial=0.0) < np.finfo(np.float16).max:
+        half = array.astype(np.float16)
+        return half if np.array_equal(half.astype(array.dtype), array) else array
+    if array.dtype.kind == "i" and array.size:
+        for dtype in (np.uint16, np.int32):
+            limits = np.iinfo(dtype)
+            if limits.min <= array.min() and array.max() <= limits.max:
+                return array.astype(dtype)
+    return array

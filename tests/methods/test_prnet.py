@@ -26,7 +26,7 @@ from lightning_faces.heads.position_map import SameConvTranspose2d, depth_from_m
 from lightning_faces.methods import PRNet, prnet
 from lightning_faces.methods.prnet.network import ResidualBlock, SameConv2d
 from lightning_faces.morphable import MorphableModel
-from lightning_faces.morphable.uv.grid import UVGrid
+from lightning_faces.morphable.uv import UVGrid
 from tests.fakes.photographs import fake_face_model, write_aflw2000, write_table
 from tests.methods.losses import loss_of
 

@@ -13,7 +13,7 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter, map_coordinat
 from scipy.spatial import cKDTree
 
 from lightning_faces.morphable.surface import Bools, Floats, Ints
-from lightning_faces.morphable.uv.embedding import rasterize_uv
+from lightning_faces.morphable.uv.texels import texel_image
 
 
 @dataclass
@@ -44,7 +44,7 @@ def make_canvas(size: int, uv: Floats, uv_faces: Ints, corners: Floats, eyeball:
     Returns:
         The canvas.
     """
-    covering, weights = rasterize_uv(size, uv, uv_faces)
+    covering, weights = texel_image(uv, uv_faces, size)
     inside = covering >= 0
     position = (corners[covering] * weights[..., None]).sum(2)
     on_eye = eyeball[covering]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightning_faces.errors import ConfigurationError
 from lightning_faces.geometry import Camera, matrix_to_euler, similarity_transform
-from lightning_faces.morphable.fit.checks import FLAT, Verdict, spread, usable, weighted_mean
+from lightning_faces.morphable.fit.checks import FLAT, Verdict, as_points, spread, usable, weighted_mean
 from lightning_faces.morphable.fit.result import kept_cameras
 
 SCORED = 128
@@ -351,7 +351,7 @@ def _least_squares(points: Tensor, image_points: Tensor, weights: Tensor, valid:
 
 def _clean(good: Tensor, points: Tensor, image_points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Weights of one type with the points, and 0 in place of what cannot be used."""
-    dtype = torch.promote_types(points.dtype, image_points.dtype)
+    dtype = torch.promote_types(as_points(points).dtype, as_points(image_points).dtype)
     keep = good[..., None]
     return good.to(dtype), torch.where(keep, points, 0.0).to(dtype), torch.where(keep, image_points, 0.0).to(dtype)
 

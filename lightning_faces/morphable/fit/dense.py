@@ -9,7 +9,7 @@ from torch import Tensor
 from lightning_faces.errors import ConfigurationError
 from lightning_faces.geometry.camera import CameraKind
 from lightning_faces.morphable.fit.camera import CameraFit, fit_affine, fit_weak_perspective
-from lightning_faces.morphable.fit.checks import usable
+from lightning_faces.morphable.fit.checks import as_points, usable
 from lightning_faces.morphable.fit.coefficients import CoefficientSolver
 from lightning_faces.morphable.fit.landmarks import landmark_modes
 from lightning_faces.morphable.fit.perspective import fit_perspective
@@ -58,6 +58,7 @@ def fit_dense_landmarks(
         ConfigurationError: If the shapes do not belong together, there is no such kind of camera, or the model lacks
             the embedding.
     """
+    pncc, offsets = as_points(pncc), as_points(offsets)
     shown, good = _good_pixels(pncc, offsets, mask)
     on_mean = face_model.landmarks(face_model.mean[None], embedding)[0].to(pncc)
     fit = _cameras(pncc, offsets, shown, good, camera, seed)
@@ -79,8 +80,8 @@ def fit_dense(
     *,
     camera: CameraKind = "affine",
     subject: Tensor | None = None,
-    identity_weight: float = 0.01,
-    expression_weight: float = 0.01,
+    identity_weight: float = 0.1,
+    expression_weight: float = 0.1,
     embedding: str = "bfm",
     landmark_vertices: Tensor | None = None,
     seed: int = 0,
@@ -100,7 +101,7 @@ def fit_dense(
         subject: Int64 ``[B]``: images with one number share their identity coefficients; -1 is nobody else's, and None
             is -1 for all.
         identity_weight: mm^2, see :func:`~lightning_faces.morphable.fit.coefficients.solve_coefficients`. The defaults
-            are for maps without noise; a network's errors, alike over whole regions, want far more.
+            are for maps that are nearly true; a network's, with errors of 2 mm, want 10 or more.
         expression_weight: mm^2.
         embedding: Which landmarks of the model.
         landmark_vertices: Int64 ``[L]``, vertices that are the landmarks instead (section 4,
@@ -127,6 +128,7 @@ def fit_dense(
         >>> [round(x, 2) for x in fit.camera.pose[0].tolist()]
         [0.5, 0.1, 0.3, 0.2, 64.0, 64.0]
     """
+    pncc, offsets = as_points(pncc), as_points(offsets)
     shown, good = _good_pixels(pncc, offsets, mask)
     if landmark_vertices is None:
         mean_points, modes = (values.to(pncc) for values in landmark_modes(face_model, embedding))

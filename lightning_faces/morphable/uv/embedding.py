@@ -151,35 +151,3 @@ def _stretch(points: Floats, plane: Floats, faces: Ints) -> tuple[Floats, float]
         np.add.at(denominator, faces[:, k], area)
     per_vertex = np.sqrt(numerator / np.maximum(denominator, 1e-12))
     return np.maximum(per_vertex, 1e-9), float(np.sqrt((area * squares).sum() / area.sum()))
-
-
-def rasterize_uv(size: int, uv: Floats, uv_faces: Ints) -> tuple[Ints, Floats]:
-    """Which UV triangle covers each texel centre, and with which weights.
-
-    Args:
-        size: Side T of the map in texels.
-        uv: ``[V_uv, 2]``, v down.
-        uv_faces: ``[F_uv, 3]``.
-
-    Returns:
-        Rows of ``uv_faces`` ``[T, T]``, -1 where none, and barycentric weights ``[T, T, 3]``.
-    """
-    covering = np.full((size, size), -1, np.int64)
-    barycentric = np.zeros((size, size, 3))
-    for row, triangle in enumerate(uv[uv_faces] * size - 0.5):
-        low = np.maximum(np.ceil(triangle.min(0) - 1e-9).astype(int), 0)
-        high = np.minimum(np.floor(triangle.max(0) + 1e-9).astype(int), size - 1)
-        if (high < low).any():
-            continue
-        x, y = np.meshgrid(np.arange(low[0], high[0] + 1), np.arange(low[1], high[1] + 1))
-        (x0, y0), (x1, y1), (x2, y2) = triangle
-        area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
-        if area == 0.0:
-            continue
-        b1 = ((x - x0) * (y2 - y0) - (x2 - x0) * (y - y0)) / area
-        b2 = ((x1 - x0) * (y - y0) - (x - x0) * (y1 - y0)) / area
-        weights = np.stack([1.0 - b1 - b2, b1, b2], axis=-1)
-        hit = (weights >= -1e-9).all(-1)
-        covering[y[hit], x[hit]] = row
-        barycentric[y[hit], x[hit]] = weights[hit]
-    return covering, barycentric

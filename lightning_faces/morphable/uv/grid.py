@@ -1,7 +1,4 @@
-"""Maps in UV space: which surface point a texel shows, position maps of vertices, and points read back from them.
-
-A texel (row i, column j) of a map of side U has its centre at ``((j + 0.5) / U, (i + 0.5) / U)`` in the model's UV.
-"""
+"""Landmarks and vertices read back from maps in UV space, and the regions of PRNet's loss."""
 
 from __future__ import annotations
 
@@ -13,6 +10,7 @@ from torch import Tensor, nn
 
 from lightning_faces.errors import ConfigurationError, DataError
 from lightning_faces.morphable.model import MorphableModel
+from lightning_faces.morphable.uv.position_map import PositionMap
 
 REGIONS = ("landmarks", "eye_nose_mouth", "face", "neck")
 """The sub-regions 1 to 4 of PRNet's weight mask, in the order of its ratios."""
@@ -31,16 +29,21 @@ class UVGrid(nn.Module):
 
     Attributes:
         size: Side U of the map in texels.
-        mask: Bool ``[U, U]``: texels whose centre lies on the face.
+        position_map: Spreads values of vertices ``[B, V, C]`` over maps ``[B, C, U, U]``, 0 off the face.
         region: Int64 ``[U, U]``: 1 to 4 as in :data:`REGIONS`, 0 outside the face.
         vertex_ids: Int64 ``[N]``: vertices that the UV map contains.
+
+    Example:
+        >>> model = MorphableModel.load("embedded")
+        >>> grid = UVGrid(model, 32)
+        >>> maps = grid.position_map(model.mean[None])
+        >>> read = grid.landmarks(maps)
+        >>> maps.shape, read.shape, float((read - model.landmarks(model.mean[None])).norm(dim=-1).mean()) < 1.0
+        (torch.Size([1, 3, 32, 32]), torch.Size([1, 68, 3]), True)
     """
 
-    mask: Tensor
     region: Tensor
     vertex_ids: Tensor
-    corners: Tensor
-    barycentric: Tensor
     texels: Tensor
     texel_weights: Tensor
 
@@ -57,34 +60,27 @@ class UVGrid(nn.Module):
             DataError: If a landmark lies outside the UV map.
         """
         super().__init__()
-        if model.uv is None or model.uv_faces is None or model.uv_face_ids is None:
-            raise ConfigurationError(
-                f"Face model {model.name!r} has no UV map, which position maps need: use the model 'embedded'."
-            )
+        if size < 8:
+            raise ConfigurationError(f"A position map of side {size} is too small: use at least 8.")
+        self.size = size
+        self.position_map = PositionMap(model, size)
         if embedding not in model.landmark_embeddings:
             raise ConfigurationError(
                 f"Face model {model.name!r} has no landmarks {embedding!r}, which position maps need: use the model "
                 "'embedded', or import the model with landmarks."
             )
-        if size < 8:
-            raise ConfigurationError(f"A position map of side {size} is too small: use at least 8.")
-        self.size = size
+        assert model.uv is not None
+        assert model.uv_faces is not None
+        assert model.uv_face_ids is not None
         uv, uv_faces = model.uv.double().cpu().numpy(), model.uv_faces.cpu().numpy()
         mesh_corners = model.faces[model.uv_face_ids].cpu().numpy()
-        triangle, barycentric = _rasterize(uv * size - 0.5, uv_faces, size)
-        covered = triangle >= 0
-        corners = np.where(covered[..., None], mesh_corners[triangle], 0)
-        self.register_buffer("mask", torch.from_numpy(covered), persistent=False)
-        self.register_buffer("corners", torch.from_numpy(corners), persistent=False)
-        self.register_buffer("barycentric", torch.from_numpy(barycentric).float(), persistent=False)
-
         vertex_ids = np.unique(mesh_corners)
         vertex_uv = np.zeros((model.num_vertices, 2))
         vertex_uv[mesh_corners] = uv[uv_faces]
         landmark_uv = _landmark_uv(model, embedding, uv, uv_faces)
         self.register_buffer("vertex_ids", torch.from_numpy(vertex_ids), persistent=False)
 
-        place = np.argwhere(covered)
+        place = np.argwhere(self.mask.cpu().numpy())
         tree = cKDTree(place)
         points = np.concatenate((landmark_uv, vertex_uv[vertex_ids]))[:, ::-1] * size - 0.5
         near = tree.query(points, k=_NEIGHBOURS)[1]
@@ -92,10 +88,14 @@ class UVGrid(nn.Module):
         self.register_buffer("texels", torch.from_numpy((place @ (size, 1))[near]), persistent=False)
         self.register_buffer("texel_weights", self._reading_weights(model, embedding), persistent=False)
 
-        region = _regions(model, corners, barycentric, covered)
-        marked = place[near[: self.num_landmarks, 0]]
-        region[marked[:, 0], marked[:, 1]] = 1
-        self.register_buffer("region", torch.from_numpy(region), persistent=False)
+        region = _regions(model, self.position_map)
+        region.view(-1)[self.texels[: self.num_landmarks, 0]] = 1
+        self.register_buffer("region", region, persistent=False)
+
+    @property
+    def mask(self) -> Tensor:
+        """Bool ``[U, U]``: texels whose centre lies on the face."""
+        return self.position_map.covered
 
     def weights(self, ratios: tuple[float, float, float, float]) -> Tensor:
         """Weight mask of PRNet's loss.
@@ -108,11 +108,6 @@ class UVGrid(nn.Module):
             ``[U, U]``, 0 outside the face.
         """
         return torch.tensor((0.0, *ratios), device=self.region.device)[self.region]
-
-    def position_map(self, vertices: Tensor) -> Tensor:
-        """Any values of vertices ``[B, V, C]`` as a map ``[B, C, U, U]``, interpolated in each triangle; 0 outside."""
-        values = (vertices[:, self.corners] * self.barycentric[..., None].to(vertices.dtype)).sum(dim=-2)
-        return (values * self.mask[..., None]).permute(0, 3, 1, 2)
 
     def vertices(self, maps: Tensor) -> Tensor:
         """Values ``[B, N, C]`` of a map ``[B, C, U, U]`` at the vertices ``vertex_ids``."""
@@ -162,58 +157,11 @@ def _landmark_uv(
     return points
 
 
-def _rasterize(
-    points: NDArray[np.float64], faces: NDArray[np.int64], size: int
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Triangle ``[U, U]`` (-1: none) and barycentric weights ``[U, U, 3]`` at each texel centre.
-
-    Args:
-        points: ``[N, 2]`` in texels, (column, row), the first texel's centre at (0, 0).
-        faces: ``[F, 3]``.
-        size: Side U.
-    """
-    first, second, third = (points[faces[:, k]] for k in range(3))
-    double_area = _cross(second - first, third - first)
-    low = np.clip(np.ceil(points[faces].min(axis=1)).astype(np.int64), 0, size)
-    high = np.clip(np.floor(points[faces].max(axis=1)).astype(np.int64), -1, size - 1)
-    extent = np.maximum(high - low + 1, 0)
-    count = extent.prod(axis=1) * (double_area != 0)
-    # Every texel of every bounding box, laid out flat.
-    owner = np.repeat(np.arange(len(faces)), count)
-    step = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
-    texel = low[owner] + np.stack((step % extent[owner, 0], step // extent[owner, 0]), axis=1)
-    weights = (
-        np.stack(
-            (
-                _cross(third[owner] - second[owner], texel - second[owner]),
-                _cross(first[owner] - third[owner], texel - third[owner]),
-                _cross(second[owner] - first[owner], texel - first[owner]),
-            ),
-            axis=1,
-        )
-        / double_area[owner, None]
-    )
-    inside = (weights >= -1e-9).all(axis=1)
-    texel, weights, owner = texel[inside], weights[inside], owner[inside]
-    triangle = np.full((size, size), -1)
-    barycentric = np.zeros((size, size, 3))
-    triangle[texel[:, 1], texel[:, 0]] = owner
-    barycentric[texel[:, 1], texel[:, 0]] = weights
-    return triangle, barycentric
-
-
-def _cross(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    product: NDArray[np.float64] = a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]
-    return product
-
-
-def _regions(
-    model: MorphableModel, corners: NDArray[np.int64], barycentric: NDArray[np.float64], covered: NDArray[np.bool_]
-) -> NDArray[np.int64]:
+def _regions(model: MorphableModel, position_map: PositionMap) -> Tensor:
     """Region of each texel but the landmarks', by its nearest vertex; a model without region masks is all face."""
-    nearest = np.take_along_axis(corners, barycentric.argmax(axis=-1)[..., None], axis=-1)[..., 0]
-    region = np.where(covered, 3, 0)
+    covered, nearest = position_map.covered, position_map.nearest_vertex()
+    region = torch.where(covered, 3, 0)
     for name, number in (("eye", 2), ("nose", 2), ("mouth", 2), ("neck", 4)):
         if name in model.region_masks:
-            region[covered & model.region_masks[name].cpu().numpy()[nearest]] = number
+            region[covered & model.region_masks[name][nearest]] = number
     return region

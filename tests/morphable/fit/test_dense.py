@@ -175,6 +175,9 @@ def test_a_face_is_the_same_in_any_batch_and_type(model: MorphableModel, turned:
     torch.testing.assert_close(double.landmarks[0].float(), whole.landmarks[3], atol=5e-3, rtol=0)
     cut = fit_dense(*(values[3:4, :, 10:, :-5] for values in maps), model)
     torch.testing.assert_close(cut.landmarks[0, :, 1] + 10, whole.landmarks[3, :, 1], atol=0.3, rtol=0)
+    half = fit_dense(*(values[3:4].half() for values in maps), model)
+    assert half.vertices.dtype == torch.float32
+    torch.testing.assert_close(half.landmarks[0], whole.landmarks[3], atol=0.5, rtol=0)
     nothing = fit_dense(*(values[:0] for values in maps), model)
     assert nothing.vertices.shape == (0, 4280, 3)
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.fitted import convert_pose
-from datamodules.matfile import read_mat
+from datamodules.components.fitted import convert_pose
+from datamodules.components.matfile import read_mat
 from lightning_faces.geometry import face_size
 from lightning_faces.morphable import MorphableModel
 from lightning_faces.morphable.fit import fit_dense, fit_landmarks
