@@ -135,6 +135,8 @@ class W300LP(FittedFaceDataModule):
         unknown = sorted(set(subsets) - set(SUBSETS))
         if unknown:
             raise ConfigurationError(f"W300LP has no subset {unknown[0]!r}: choose among {', '.join(SUBSETS)}.")
+        if not subsets:
+            raise ConfigurationError(f"W300LP option subsets is empty: choose among {', '.join(SUBSETS)}.")
         self.subsets, self.include_flips = tuple(subsets), include_flips
         self.landmarks, self.val_fraction = landmarks, check_fraction(self.name, val_fraction)
 

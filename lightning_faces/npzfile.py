@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 import struct
+import sys
 import zipfile
 import zlib
 from pathlib import Path
@@ -145,6 +146,9 @@ def _array(file: IO[bytes], size: int, name: str) -> NDArray[np.generic]:
     if count * dtype.itemsize != size - 8 - width - length:
         raise _DamagedError(f"{name} is to be an array {shape} of {dtype} in {size - 8 - width - length} bytes")
     content = _exactly(file, count * dtype.itemsize, name)
+    # Beyond the last letter of Unicode, reading the text ends in an error of the interpreter.
+    if dtype.kind == "U" and np.frombuffer(content, f"{dtype.str[0]}u4").max(initial=0) > sys.maxunicode:
+        raise _DamagedError(f"{name} holds letters that there are not")
     if file.read(1):
         raise _DamagedError(f"{name} goes on after its array")
     if dtype.kind == "b":  # Other bytes than 0 and 1 are no truth values.

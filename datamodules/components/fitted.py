@@ -19,6 +19,7 @@ from datamodules.components.dense import DenseTargets
 from datamodules.components.files import FileFaceDataModule, FileFaceDataset, OnError, inside, square_box, tight_box
 from datamodules.components.images import IMAGE_SUFFIXES, read_image
 from datamodules.components.matfile import read_mat
+from datamodules.components.options import check_number
 from datamodules.components.transform import Augmentation, RawFace
 from lightning_faces.batch import FaceSpec
 from lightning_faces.errors import ConfigurationError, DataError
@@ -285,6 +286,7 @@ class FittedFaceDataModule(FileFaceDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__(root, on_error, image_size, batch_size, num_workers, margin, augmentation, seed)
+        check_number(f"{self.name} option position_map_size", position_map_size, 1, 4096)
         self.box, self.position_map_size = box, position_map_size
         self.cache_dir = None if cache_dir is None else Path(cache_dir).expanduser()
         self.model = None if face_model is None else MorphableModel.load(face_model)
