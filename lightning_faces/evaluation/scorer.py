@@ -75,19 +75,17 @@ class Scored:
     def means(self, scores: Sequence[Score], aggregates: bool) -> dict[str, float]:
         """Means of scores, and of yaw bins where wanted; NaN where an error is not finite, nothing where none is."""
         found = {}
-        for name, bad in self.not_finite.items():
-            shown = ", ".join(map(str, bad[:10])) + (", ..." if len(bad) > 10 else "")
-            warnings.warn(
-                f"The {name} of {len(bad)} samples is not finite (index {shown}), so its mean is NaN.", stacklevel=2
-            )
         for score in scores:
+            bad = self.not_finite.get(score.name, [])
+            if bad:
+                shown = ", ".join(map(str, bad[:10])) + (", ..." if len(bad) > 10 else "")
+                warnings.warn(
+                    f"The {score.name} of {len(bad)} samples is not finite (index {shown}), so its mean is NaN.",
+                    stacklevel=2,
+                )
             for name in score.metrics() if aggregates else (score.name,):
-                if "_auc_" in name or "_failure_" in name:
-                    continue
-                value = mean_of(self.table, name)
-                if score.name in self.not_finite:
-                    value = float("nan")
-                if value is not None:
+                value = float("nan") if bad else mean_of(self.table, name)
+                if value is not None and "_auc_" not in name and "_failure_" not in name:
                     found[name] = value
         return found
 

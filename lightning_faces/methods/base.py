@@ -25,6 +25,7 @@ from lightning_faces.evaluation.scorer import Scorer, shared_model
 from lightning_faces.evaluation.scores import Stage, logged_scores
 from lightning_faces.geometry.frames import image_to_unit, unit_to_image
 from lightning_faces.heads.terms import Term, TermMean, full_precision, masked_term, term_means, weighted_sum
+from lightning_faces.methods import continuing
 from lightning_faces.methods.arguments import plain_arguments, signature
 
 __all__ = [
@@ -95,6 +96,7 @@ class FaceMethod(LightningModule, ABC):
         self.val_loss = TermMean()
         self._scorers: dict[str, Scorer] = {}
         self._pass_start: dict[str, Any] | None = None
+        self._continued: dict[str, Any] = {}
 
     @classmethod
     def _not_saved(cls) -> set[str]:
@@ -223,6 +225,19 @@ class FaceMethod(LightningModule, ABC):
         if self._pass_start is not None:
             loops = {**checkpoint["loops"], **self._pass_start["loops"]}
             checkpoint.update({**self._pass_start, "loops": loops})
+        if self._trainer is not None and self._trainer.state.fn == "fit":
+            checkpoint[continuing.KEY] = continuing.describe(self, self._trainer)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say what differs from the training that is continued."""
+        if self._trainer is not None and self._trainer.state.fn == "fit":
+            self._continued = continuing.before_restoring(self, self._trainer, checkpoint)
+
+    def on_train_start(self) -> None:
+        """Use the options of this training where it continues one with others."""
+        if self._continued:
+            continuing.after_restoring(self, self.trainer, self._continued)
+            self._continued = {}
 
     def validation_step(self, batch: FaceBatch, batch_idx: int) -> dict[str, Any]:
         """Score one batch; its predictions go to callbacks as ``prediction`` (the default) and ``predictions``."""

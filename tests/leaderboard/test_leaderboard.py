@@ -16,54 +16,11 @@ from PIL import Image
 
 from lightning_faces.commands.leaderboard import main
 from lightning_faces.errors import ConfigurationError
-from lightning_faces.evaluation.bootstrap import bootstrap_means, interval
-from lightning_faces.evaluation.records import MetricValue, Training, write_record
+from lightning_faces.evaluation.records import Training
 from lightning_faces.leaderboard.charts import error_by_yaw, error_curve
 from lightning_faces.leaderboard.collect import collect, published
-from tests.evaluation.test_records import edit, example
-
-COUNT = 300
-YAW = np.linspace(-89, 89, COUNT)
-
-
-def errors_of(level: float, seed: int = 0) -> np.ndarray:
-    """Errors that grow with yaw, and a part that all methods share (hard photographs)."""
-    shared = np.random.default_rng(99).gamma(4.0, 0.25, COUNT)
-    own = np.random.default_rng(seed).gamma(20.0, 0.05, COUNT)
-    return np.asarray(level * (0.6 + np.abs(YAW) / 90) * shared * own)
-
-
-def write_run(
-    root: Path, method: str, run: str, level: float, seed: int = 0, dataset: str = "AFLW2000-3D", **changes: Any
-) -> Path:
-    errors = errors_of(level, seed)
-    low, high = interval(bootstrap_means(errors[:, None])[:, 0])
-    metrics = {"nme": MetricValue(float(errors.mean()), low, high, COUNT, "fraction", False)}
-    for name, inside in (
-        ("nme_0_30", np.abs(YAW) <= 30),
-        ("nme_30_60", (np.abs(YAW) > 30) & (np.abs(YAW) <= 60)),
-        ("nme_60_90", np.abs(YAW) > 60),
-    ):
-        mean = float(errors[inside].mean())
-        metrics[name] = MetricValue(mean, 0.9 * mean, 1.1 * mean, int(inside.sum()), "fraction", False)
-    metrics["nme_auc_7"] = MetricValue(
-        float(np.maximum(0, 1 - errors / 0.07).mean()), 0.1, 0.9, COUNT, "fraction", True
-    )
-    metrics["vertex_mm"] = MetricValue(1.5 + level, 1.5, 1.6, COUNT, "mm", False)
-    order = np.argsort(errors)
-    rows = order[[0, (COUNT - 1) // 2, COUNT - 1]]
-    faces = np.full((230, 600, 3), 128, dtype=np.uint8)
-    samples = {
-        "index": np.arange(COUNT), "sample_id": np.array([f"image{i:05d}" for i in range(COUNT)]), "yaw": YAW,
-        "subject": np.full(COUNT, -1), "nme": errors, "faces": faces, "faces_row": rows,
-    }  # fmt: skip
-    record = example(
-        **{
-            "method": method, "run": run, "dataset": dataset, "metrics": metrics, "weights": f"{method}-{run}-{seed}",
-            "protocol": {"samples": f"{COUNT} of {COUNT}"}, **changes,
-        }
-    )  # fmt: skip
-    return write_record(root / run / "records", f"{dataset.lower()}-test", record, samples)
+from tests.evaluation.test_records import edit
+from tests.leaderboard.made_runs import YAW, errors_of, write_run
 
 
 @pytest.fixture
@@ -87,7 +44,7 @@ def test_the_csv_has_a_row_per_method_data_set_and_metric_and_ranks_within_a_set
     assert main([str(runs), "--csv", str(tmp_path / "t.csv")]) == 0
     assert (tmp_path / "t.csv").read_text().startswith("method,dataset,metric,value,")
     rows = table(tmp_path / "t.csv")
-    assert len(rows) == 5 * 6
+    assert len(rows) == 5 * 7
     nme = [row for row in rows if row["metric"] == "nme"]
     assert [row["method"] for row in nme] == ["MeanLandmarks", "PRNet", "Richardson2016", "Zhao2016", "Pix2Face"]
     # Pix2Face is alone in its setting, and so neither first nor last.
@@ -198,7 +155,7 @@ def test_data_sets_and_contents_have_boards_of_their_own_and_can_be_chosen(
     assert "content f1" in out
     assert "content f2, yaw: other" in out
     assert "SyntheticFaces" not in out
-    assert "vertex_mm (mm)" in out.replace("\n", " ")
+    assert "vertex_mm" in out
     assert {row["metric"] for row in table(tmp_path / "t.csv")} == {"nme_60_90", "vertex_mm"}
 
 
@@ -270,7 +227,7 @@ def test_the_table_goes_to_wandb(runs: Path, monkeypatch: pytest.MonkeyPatch) ->
     main([str(runs), "--wandb-table", "team/faces"])
     assert (started[0]["entity"], started[0]["project"], finished) == ("team", "faces", [True])
     rows = [dict(zip(logged["leaderboard"].columns, row)) for row in logged["leaderboard"].data]
-    assert len(rows) == 5 * 6
+    assert len(rows) == 5 * 7
     assert [row["rank"] for row in rows if row["metric"] == "nme" and row["method"] == "Zhao2016"] == [3]
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from lightning_faces.rendering.renderer import positions
 from lightning_faces.rendering.synthesis.mesh import AXIS_Z, EYEBALL, SceneMesh
 from lightning_faces.rendering.synthesis.noise import CLOTH, STRANDS, SURFACE, NoiseBank
-from lightning_faces.rendering.synthesis.scene import Gaze, Hair, Person, Rows, Scene
+from lightning_faces.rendering.synthesis.scene import Gaze, Person, Scene
 from lightning_faces.rendering.synthesis.texture import Texture
 
 # The map is of one half of the face: it is symmetric.
@@ -35,8 +34,6 @@ _CHANNELS = (
     "cheek", "nose", "under_eye", "beard", "moustache", "nostril",
 )  # fmt: skip
 ALL, EYE = slice(0, len(_CHANNELS)), slice(4, 5)
-
-_Group = TypeVar("_Group", bound=Rows)
 
 
 def _interpolate(x: Tensor, knots: Tensor, values: Tensor) -> Tensor:
@@ -189,10 +186,10 @@ class FacePaint(nn.Module):
 
     def _skin(self, at: Tensor, local: _Local, mesh: SceneMesh) -> tuple[Tensor, Tensor]:
         """Skin where it can show and hair where it can, the two mixed at the hairline."""
-        hair = local(local.person.hair)
+        hair = local.person.hair
         azimuth = torch.atan2(at[0], at[2] - AXIS_Z)
-        above = mesh.hair_height(local.person.hair.line, azimuth, at[1], local.image)[None]
-        reach = RAGGED * hair.ragged + TAIL * hair.soft
+        above = mesh.hair_height(hair.line, azimuth, at[1], local.image)[None]
+        reach = local(RAGGED * hair.ragged + TAIL * hair.soft)
         bare, hairy = positions((above < reach)[0]), positions((above > -reach)[0])
         near = at.index_select(1, bare)
         skin, shine = self._bare_skin(near, azimuth.index_select(0, bare), local.take(bare), mesh)
@@ -201,47 +198,50 @@ class FacePaint(nn.Module):
         if not hairy.numel():
             return skin, shine
         azimuth, y, local = azimuth.index_select(0, hairy), at[1].index_select(0, hairy), local.take(hairy)
-        hair, place = local(local.person.hair), local(local.person.skin).place
+        place = local(local.person.skin.place)
         medium, white = self._noise(azimuth, y, place, slice(CLOTH.stop - 2, CLOTH.stop))
         strands = self._strands(azimuth, y, place)
-        above = above.index_select(1, hairy) + (1.6 * strands + 3.0 * medium) * hair.ragged
-        cover = torch.sigmoid(above / hair.soft)
-        mixed = torch.lerp(skin.index_select(1, hairy), _hair_colour(strands, hair), cover)
-        gloss = torch.lerp(shine.index_select(1, hairy), hair.gloss * torch.exp(0.3 * white), cover)
+        above = above.index_select(1, hairy) + (1.6 * strands + 3.0 * medium) * local(hair.ragged)
+        cover = torch.sigmoid(above / local(hair.soft))
+        mixed = torch.lerp(skin.index_select(1, hairy), _hair_colour(strands, local), cover)
+        gloss = torch.lerp(shine.index_select(1, hairy), local(hair.gloss) * torch.exp(0.3 * white), cover)
         return skin.index_copy(1, hairy, mixed), shine.index_copy(1, hairy, gloss)
 
     def _bare_skin(self, at: Tensor, azimuth: Tensor, local: _Local, mesh: SceneMesh) -> tuple[Tensor, Tensor]:
         person = local.person
-        face, brows, lips = local(person.skin), local(person.brows), local(person.lips)
-        medium_b, white_b, coarse_a, coarse_b, medium_a, white_a = self._noise(azimuth, at[1], face.place, SURFACE)
+        face, brows, lips = person.skin, person.brows, person.lips
+        medium_b, white_b, coarse_a, coarse_b, medium_a, white_a = self._noise(
+            azimuth, at[1], local(face.place), SURFACE
+        )
         f = self.features(at, ALL)
         front = torch.sigmoid((at[2:] - 22.0) / 5.0)
-        tone = coarse_a * face.blotches + medium_a * face.medium_blotches + white_a * face.grain
-        red = front * (face.flush[:1] * f["cheek"] + face.flush[1:2] * f["nose"])
-        tone = tone + coarse_b * (face.red_blotches * self._tint("blotch")) + red * self._tint("flush")
+        tone = coarse_a * local(face.blotches) + medium_a * local(face.medium_blotches) + white_a * local(face.grain)
+        flush = local(face.flush)
+        red = front * (flush[:1] * f["cheek"] + flush[1:2] * f["nose"])
+        tone = tone + coarse_b * (local(face.red_blotches) * self._tint("blotch")) + red * self._tint("flush")
         # exp2 takes a quarter of the time of exp.
-        skin = face.colour * torch.exp2(tone * math.log2(math.e))
-        shadow = 1.0 - (front * face.under_eye * f["under_eye"]) * self._tint("under_eye")
-        skin = skin * (shadow * (1.0 - front * face.nostril * f["nostril"]))
+        skin = local(face.colour) * torch.exp2(tone * math.log2(math.e))
+        shadow = 1.0 - (front * local(face.under_eye) * f["under_eye"]) * self._tint("under_eye")
+        skin = skin * (shadow * (1.0 - front * local(face.nostril) * f["nostril"]))
         if not local.nowhere(person.skin.freckles):
-            freckle = ((medium_b + 0.6 * white_b - 1.3).clamp(0.0, 1.0)) * face.freckles
+            freckle = ((medium_b + 0.6 * white_b - 1.3).clamp(0.0, 1.0)) * local(face.freckles)
             skin = skin * (1.0 - (freckle * front) * self._tint("freckle"))
         if not (local.nowhere(person.beard.beard) and local.nowhere(person.beard.moustache)):
-            beard = local(person.beard)
-            growth = beard.beard * f["beard"] + beard.moustache * f["moustache"]
+            beard = person.beard
+            growth = local(beard.beard) * f["beard"] + local(beard.moustache) * f["moustache"]
             growth = growth * torch.sigmoid(f["lip"] - 0.5) * front * torch.sigmoid((at[1:2] + 118.0) / 6.0)
             cover = (growth * torch.exp(0.25 * white_b + 0.25 * medium_a)).clamp(0.0, 0.95)
-            skin = torch.lerp(skin, beard.colour * torch.exp(0.25 * white_b), cover)
+            skin = torch.lerp(skin, local(beard.colour) * torch.exp(0.25 * white_b), cover)
         # Lips, brows and lids cover little of a face: each is painted on the pixels around it alone.
-        in_lip = torch.sigmoid(-f["lip"] / lips.soft) * front
-        shine = (face.gloss + 0.8 * in_lip * lips.gloss) * torch.exp(0.3 * white_a)
-        near = f["lip"] < (TAIL * lips.soft).clamp_min(0.5 + 0.5 * TAIL)
+        in_lip = torch.sigmoid(-f["lip"] / local(lips.soft)) * front
+        shine = (local(face.gloss) + 0.8 * in_lip * local(lips.gloss)) * torch.exp(0.3 * white_a)
+        near = f["lip"] < local((TAIL * lips.soft).clamp_min(0.5 + 0.5 * TAIL))
         rows = {"lip": f["lip"], "mouth_line": f["mouth_line"], "in_lip": in_lip, "front": front, "noise": medium_b}
         skin = self._painted_at(near, self._lips, skin, rows, local)
         s = f["brow_along"]
-        side = TAIL * 0.7 + brows.half + 0.7 * brows.tilt.abs() + 0.4 * brows.arch.abs()
-        near = ((f["brow_above"] - brows.shift).abs() < side) & (s > brows.start - 0.04 * TAIL)
-        near = near & (s < brows.end + 0.04 * TAIL)
+        side = local(TAIL * 0.7 + brows.half + 0.7 * brows.tilt.abs() + 0.4 * brows.arch.abs())
+        near = ((f["brow_above"] - local(brows.shift)).abs() < side) & (s > local(brows.start - 0.04 * TAIL))
+        near = near & (s < local(brows.end + 0.04 * TAIL))
         noise = 0.35 * white_b + 0.25 * medium_a
         rows = {"along": s, "above": f["brow_above"], "front": front, "noise": noise}
         skin = self._painted_at(near, self._brows, skin, rows, local)
@@ -267,113 +267,115 @@ class FacePaint(nn.Module):
 
     @staticmethod
     def _lips(skin: Tensor, f: dict[str, Tensor], local: _Local) -> Tensor:
-        lips = local(local.person.lips)
-        lip = skin * 0.25 + 0.75 * lips.colour * torch.exp(0.12 * f["noise"])
-        skin = torch.lerp(skin, lip, f["in_lip"] * lips.strength)
+        lips = local.person.lips
+        lip = skin * 0.25 + 0.75 * local(lips.colour) * torch.exp(0.12 * f["noise"])
+        skin = torch.lerp(skin, lip, f["in_lip"] * local(lips.strength))
         line = torch.exp(-0.5 * (f["mouth_line"] / 0.9).square()) * torch.sigmoid((0.5 - f["lip"]) * 2.0) * f["front"]
-        return skin * (1.0 - lips.line * line)
+        return skin * (1.0 - local(lips.line) * line)
 
     @staticmethod
     def _brows(skin: Tensor, f: dict[str, Tensor], local: _Local) -> Tensor:
         """By the distance to the brow's own line, thinner towards the temple, broken up by noise."""
-        brows = local(local.person.brows)
+        brows = local.person.brows
         s = f["along"]
-        bent = f["above"] - brows.shift - brows.tilt * (s - 0.5)
-        bent = bent - brows.arch * (s * (1 - s) - 0.2)
-        half = brows.half * (1.0 - 0.65 * s.clamp(0.0, 1.2) ** 2)
-        along = torch.sigmoid((s - brows.start) * 25.0) * torch.sigmoid((brows.end - s) * 25.0)
-        brow = torch.sigmoid((half - bent.abs()) / 0.7) * along * f["front"] * brows.strength
-        return torch.lerp(skin, brows.colour, (brow * torch.exp(f["noise"])).clamp(0.0, 0.95))
+        bent = f["above"] - local(brows.shift) - local(brows.tilt) * (s - 0.5)
+        bent = bent - local(brows.arch) * (s * (1 - s) - 0.2)
+        half = local(brows.half) * (1.0 - 0.65 * s.clamp(0.0, 1.2) ** 2)
+        along = torch.sigmoid((s - local(brows.start)) * 25.0) * torch.sigmoid((local(brows.end) - s) * 25.0)
+        brow = torch.sigmoid((half - bent.abs()) / 0.7) * along * f["front"] * local(brows.strength)
+        return torch.lerp(skin, local(brows.colour), (brow * torch.exp(f["noise"])).clamp(0.0, 0.95))
 
     @staticmethod
     def _lids(skin: Tensor, f: dict[str, Tensor], local: _Local) -> Tensor:
         """Lashes along the lids, and the crease and shadow above them."""
-        lids = local(local.person.lids)
+        lids = local.person.lids
         eye, front = f["eye"], f["front"]
         upper = torch.sigmoid(f["eye_above"] / 0.8)
-        lash_width = lids.lash_width * (0.8 + 0.6 * upper)
+        lash_width = local(lids.lash_width) * (0.8 + 0.6 * upper)
         lash = torch.exp(-0.5 * ((eye - 0.5) / lash_width).square()) * (0.45 + 0.55 * upper)
-        skin = skin * (1.0 - front * (lids.lashes * lash).clamp(0.0, 0.95))
+        skin = skin * (1.0 - front * (local(lids.lashes) * lash).clamp(0.0, 0.95))
         lid = torch.exp(-0.5 * ((eye - 4.0) / 3.0).square()) * upper * front
-        return torch.lerp(skin, lids.colour, lid * lids.strength)
+        return torch.lerp(skin, local(lids.colour), lid * local(lids.strength))
 
     def _eye(self, at: Tensor, local: _Local, mesh: SceneMesh) -> tuple[Tensor, Tensor]:
         del mesh
-        lids, eyes, gaze = local(local.person.lids), local(local.person.eyes), local(local.gaze)
+        lids, eyes, gaze = local.person.lids, local.person.eyes, local.gaze
+        offset, glint_at, plain = local(gaze.offset), local(gaze.glint), local(eyes.white)
         side = torch.sign(at[:1])
-        dx = at[:1] - side * self.eye_centre[0] - gaze.offset[:1]
-        dy = at[1:2] - self.eye_centre[1] - gaze.offset[1:2]
+        dx = at[:1] - side * self.eye_centre[0] - offset[:1]
+        dy = at[1:2] - self.eye_centre[1] - offset[1:2]
         radius = (dx * dx + dy * dy).sqrt()
-        iris_radius = eyes.radius * self.eye_width
+        iris_radius = local(eyes.radius) * self.eye_width
         angle = torch.atan2(dy, dx)
         spokes = 1.0 + 0.2 * torch.sin(angle * 11.0) * torch.sin(angle * 17.0 + 1.0)
-        iris = eyes.iris * spokes * (0.6 + 0.5 * torch.sigmoid((radius - 0.6 * iris_radius) * 2.0))
+        iris = local(eyes.iris) * spokes * (0.6 + 0.5 * torch.sigmoid((radius - 0.6 * iris_radius) * 2.0))
         iris = iris * (1.0 - 0.7 * torch.exp(-0.5 * ((radius - iris_radius) / (0.12 * iris_radius)).square()))
-        pupil = torch.sigmoid((eyes.pupil * iris_radius - radius) / 0.25)
+        pupil = torch.sigmoid((local(eyes.pupil) * iris_radius - radius) / 0.25)
         iris = iris * (1.0 - 0.95 * pupil)
         corner = (((at[:1].abs() - self.eye_centre[0]).abs() / (0.5 * self.eye_width) - 0.55) / 0.45).clamp(0.0, 1.0)
-        white = eyes.white * (1.0 - corner * self._tint("eye_corner"))
+        white = plain * (1.0 - corner * self._tint("eye_corner"))
         eye = torch.lerp(white, iris, torch.sigmoid((iris_radius - radius) / 0.3))
         rim = self.features(at, EYE)["eye"]
-        eye = eye * (1.0 - (0.8 * lids.lashes * torch.exp(-0.5 * (rim / 1.1).square())).clamp(0.0, 0.9))
-        shaded = 1.0 - 0.55 * torch.sigmoid((dy + gaze.offset[1:2] - 0.14 * self.eye_width) / 1.0)
+        eye = eye * (1.0 - (0.8 * local(lids.lashes) * torch.exp(-0.5 * (rim / 1.1).square())).clamp(0.0, 0.9))
+        shaded = 1.0 - 0.55 * torch.sigmoid((dy + offset[1:2] - 0.14 * self.eye_width) / 1.0)
         eye = eye * shaded
-        glint = torch.exp(-0.5 * ((dx - gaze.glint[:1]).square() + (dy - gaze.glint[1:2]).square()) / 0.55)
-        eye = eye + glint * gaze.brightness * (0.3 + eyes.white.amax(0, keepdim=True))
+        glint = torch.exp(-0.5 * ((dx - glint_at[:1]).square() + (dy - glint_at[1:2]).square()) / 0.55)
+        eye = eye + glint * local(gaze.brightness) * (0.3 + plain.amax(0, keepdim=True))
         return eye, at.new_full((1, 1), 0.3)
 
     def _inside(self, at: Tensor, local: _Local, mesh: SceneMesh) -> tuple[Tensor, Tensor]:
         del mesh
-        mouth = local(local.person.mouth)
+        mouth = local.person.mouth
         tongue = torch.sigmoid((-58.0 - at[1:2]) / 4.0) * torch.sigmoid((at[1:2] + 95.0) / 3.0)
-        return mouth.colour * (0.5 + 0.9 * tongue), at.new_full((1, 1), 0.1)
+        return local(mouth.colour) * (0.5 + 0.9 * tongue), at.new_full((1, 1), 0.1)
 
     def _teeth(self, at: Tensor, local: _Local, mesh: SceneMesh) -> tuple[Tensor, Tensor]:
         del mesh
-        mouth = local(local.person.mouth)
+        mouth = local.person.mouth
         gaps = 1.0 - 0.3 * torch.exp(-0.5 * (torch.sin(at[:1] * (math.pi / 8.0)) / 0.09).square())
         dark = 1.0 - 0.6 * (at[:1].abs() / 25.0).clamp(0.0, 1.0) ** 2
         gum = torch.sigmoid((at[1:2] + 33.5) / 0.6) + torch.sigmoid((-at[1:2] - 55.0) / 0.6)
-        colour = mouth.teeth * gaps * dark
-        return torch.lerp(colour, mouth.colour * 2.0, gum.clamp(0.0, 1.0)), at.new_full((1, 1), 0.25)
+        colour = local(mouth.teeth) * gaps * dark
+        return torch.lerp(colour, local(mouth.colour) * 2.0, gum.clamp(0.0, 1.0)), at.new_full((1, 1), 0.25)
 
     def _torso(self, at: Tensor, local: _Local, mesh: SceneMesh) -> tuple[Tensor, Tensor]:
         del mesh
-        face = local(local.person.skin)
-        clothes = local(local.person.clothes)
+        face = local.person.skin
+        clothes = local.person.clothes
+        stripes, collar = local(clothes.stripes), local(clothes.collar)
         azimuth = torch.atan2(at[0], at[2] + 8.0)
-        coarse_a, coarse_b, medium, white = self._noise(azimuth, at[1], face.place, CLOTH)
-        skin = face.colour * torch.exp(coarse_a * face.blotches + white * face.grain)
+        coarse_a, coarse_b, medium, white = self._noise(azimuth, at[1], local(face.place), CLOTH)
+        skin = local(face.colour) * torch.exp(coarse_a * local(face.blotches) + white * local(face.grain))
         front = torch.sigmoid(at[2:] / 8.0)
-        dip = clothes.collar_depth * (1.0 - at[:1].abs() / clothes.collar_width).clamp_min(0.0) * front
-        cloth_weight = torch.sigmoid((clothes.collar - dip - at[1:2]) / 1.2)
-        waves = torch.sin(at[1:2] * clothes.stripes[:1] + at[:1] * clothes.stripes[1:2] + coarse_a)
-        pattern = torch.sigmoid(waves * 6.0) * clothes.stripes[2:3]
-        cloth = torch.lerp(clothes.colour, clothes.second, pattern)
+        dip = local(clothes.collar_depth) * (1.0 - at[:1].abs() / local(clothes.collar_width)).clamp_min(0.0) * front
+        cloth_weight = torch.sigmoid((collar - dip - at[1:2]) / 1.2)
+        waves = torch.sin(at[1:2] * stripes[:1] + at[:1] * stripes[1:2] + coarse_a)
+        pattern = torch.sigmoid(waves * 6.0) * stripes[2:3]
+        cloth = torch.lerp(local(clothes.colour), local(clothes.second), pattern)
         cloth = cloth * torch.exp(0.25 * coarse_b + 0.15 * medium + 0.08 * white)
-        edge = torch.exp(-0.5 * ((clothes.collar - dip - at[1:2]) / 2.0).square())
-        gloss = 0.5 * face.gloss * (1.0 - cloth_weight)
+        edge = torch.exp(-0.5 * ((collar - dip - at[1:2]) / 2.0).square())
+        gloss = 0.5 * local(face.gloss) * (1.0 - cloth_weight)
         return torch.lerp(skin, cloth * (1.0 - 0.4 * edge), cloth_weight), gloss
 
     def _hair_curtain(self, at: Tensor, local: _Local, mesh: SceneMesh) -> tuple[Tensor, Tensor]:
         del mesh
-        hair = local(local.person.hair)
         azimuth = torch.atan2(at[0], at[2] - AXIS_Z)
-        strands = self._strands(azimuth, at[1], local(local.person.skin).place)
-        return _hair_colour(strands, hair), hair.gloss * torch.exp(0.4 * strands)
+        strands = self._strands(azimuth, at[1], local(local.person.skin.place))
+        return _hair_colour(strands, local), local(local.person.hair.gloss) * torch.exp(0.4 * strands)
 
     def _frame(self, at: Tensor, local: _Local, mesh: SceneMesh) -> tuple[Tensor, Tensor]:
         del mesh
-        return local(local.person.glasses).frame, at.new_full((1, 1), 0.6)
+        return local(local.person.glasses.frame), at.new_full((1, 1), 0.6)
 
     def _lens(self, at: Tensor, local: _Local, mesh: SceneMesh) -> tuple[Tensor, Tensor]:
         del mesh
         fade = 1.0 + 0.8 * (0.5 - 0.5 * at[1:2]).clamp(0.0, 1.0)
-        return local(local.person.glasses).lens * fade, at.new_full((1, 1), 1.2)
+        return local(local.person.glasses.lens) * fade, at.new_full((1, 1), 1.2)
 
 
-def _hair_colour(strands: Tensor, hair: Hair) -> Tensor:
-    return hair.colour * torch.exp(hair.contrast * strands)
+def _hair_colour(strands: Tensor, local: _Local) -> Tensor:
+    hair = local.person.hair
+    return local(hair.colour) * torch.exp(local(hair.contrast) * strands)
 
 
 class _Local:
@@ -389,11 +391,9 @@ class _Local:
         self.person, self.gaze, self.image = person, gaze, image
         self._single = person.skin.colour.shape[0] == 1
 
-    def __call__(self, group: _Group) -> _Group:
-        """The values of a group of the scene, each ``[C, P]`` (or ``[C, 1]`` where there is one image)."""
-        if self._single:
-            return group.map(lambda value: value.T)
-        return group.map(lambda value: value.T.index_select(1, self.image))
+    def __call__(self, value: Tensor) -> Tensor:
+        """A value ``[B, C]`` of the scene as ``[C, P]`` (or ``[C, 1]`` where there is one image)."""
+        return value.T if self._single else value.T.index_select(1, self.image)
 
     def take(self, rows: Tensor) -> _Local:
         """Of some of the pixels."""

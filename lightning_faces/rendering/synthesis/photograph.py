@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import cv2
@@ -114,6 +114,17 @@ class Photograph(nn.Module):
             pictures.append(part.flip(-1) if mirrored > 0.5 else part)
         return torch.cat(pictures)
 
+    def take(self, image: Tensor, front: Occlusion, taken: Exposure) -> Tensor:
+        """The photograph of what is to be seen, ``[B, 3, H, W]``; on the CPU one by one, which stays in its caches."""
+        if not _is_plain(image):
+            return self.degrade(self.occlude(image, front, taken.grain_place), taken)
+        pictures = torch.empty_like(image)
+        for row in range(image.shape[0]):
+            one = partial(torch.narrow, dim=0, start=row, length=1)
+            single = taken.map(one)
+            pictures[row] = self.degrade(self.occlude(one(image), front.map(one), single.grain_place), single)[0]
+        return pictures
+
     def occlude(self, image: Tensor, front: Occlusion, grain_place: Tensor) -> Tensor:
         """Draw ellipses, bars and lines over the picture, and cut off its edges."""
         x, y = self.steps, self.steps[:, None]
@@ -196,11 +207,11 @@ def gaussian_blur(image: Tensor, sigma: Tensor) -> Tensor:
     # Each picture's kernel ends at its own radius, whatever the batch.
     kernels = kernels * (steps <= (2.5 * sigma).ceil().clamp_min(1.0)[..., None])
     kernels = kernels / kernels.sum(-1, keepdim=True)
-    if _is_one_on_cpu(image) and not kernels.requires_grad:
-        x, y = kernels[0].numpy()
+    if _is_plain(image) and not kernels.requires_grad:
         blurred = torch.empty_like(image)
-        for plane, out in zip(image[0].numpy(), blurred[0].numpy()):
-            cv2.sepFilter2D(plane, cv2.CV_32F, x, y, dst=out, borderType=cv2.BORDER_REPLICATE)
+        for picture, filtered, (x, y) in zip(image.numpy(), blurred.numpy(), kernels.numpy()):
+            for plane, out in zip(picture, filtered):
+                cv2.sepFilter2D(plane, cv2.CV_32F, x, y, dst=out, borderType=cv2.BORDER_REPLICATE)
         return blurred
     channels = image.transpose(0, 1)
     for axis, pad in ((0, (radius, radius, 0, 0)), (1, (0, 0, radius, radius))):
@@ -210,9 +221,9 @@ def gaussian_blur(image: Tensor, sigma: Tensor) -> Tensor:
     return channels.transpose(0, 1)
 
 
-def _is_one_on_cpu(image: Tensor) -> bool:
-    """Whether OpenCV can take over, which is faster there: one picture on the CPU and no gradient to keep."""
-    return image.device.type == "cpu" and image.shape[0] == 1 and not image.requires_grad
+def _is_plain(image: Tensor) -> bool:
+    """Whether OpenCV can take over, which is faster: on the CPU, with no gradient to keep."""
+    return image.device.type == "cpu" and not image.requires_grad
 
 
 def _nowhere(amount: Tensor) -> bool:
@@ -245,16 +256,17 @@ def _drawn(steps: Tensor, shapes: Tensor) -> Iterator[tuple[int, tuple[Tensor, T
 
 def power(base: Tensor, exponent: Tensor) -> Tensor:
     """``base ** exponent`` of images ``[B, ...]`` for positive bases, faster than ``pow`` on the CPU."""
-    if _is_one_on_cpu(base) and not exponent.requires_grad:
-        return torch.from_numpy(cv2.log(base[0].numpy()))[None].mul_(exponent * math.log2(math.e)).exp2_()
+    if _is_plain(base) and not exponent.requires_grad:
+        logarithm = torch.from_numpy(cv2.log(base.reshape(1, -1).numpy())).reshape(base.shape)
+        return logarithm.mul_(exponent * math.log2(math.e)).exp2_()
     return torch.exp2(torch.log2(base) * exponent)
 
 
 def _resize(image: Tensor, size: int) -> Tensor:
     """Bilinear, pixel centres at halves."""
-    if _is_one_on_cpu(image):
-        resized = image.new_empty(1, image.shape[1], size, size)
-        for plane, out in zip(image[0].numpy(), resized[0].numpy()):
+    if _is_plain(image):
+        resized = image.new_empty(*image.shape[:2], size, size)
+        for plane, out in zip(image.flatten(0, 1).numpy(), resized.flatten(0, 1).numpy()):
             cv2.resize(plane, (size, size), dst=out, interpolation=cv2.INTER_LINEAR)
         return resized
     return nn.functional.interpolate(image, size=(size, size), mode="bilinear", align_corners=False)

@@ -197,27 +197,34 @@ class FaceSynthesizer(nn.Module):
         Raises:
             ConfigurationError: If there is no such target, or the scene is empty.
         """
-        if self.stretch_identity.device.type == "cpu":
-            parts = list(self.render_each(scene, targets))
-            return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
         wanted = _checked(scene, targets)
-        return self._draw(self._geometry(scene.to(self.stretch_identity.device)), wanted)
+        if self.stretch_identity.device.type != "cpu":
+            return self._draw(self._geometry(scene.to(self.stretch_identity.device)), wanted)
+        parts = list(self._chunks(scene, wanted))
+        return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
 
     def render_each(self, scene: Scene, targets: Sequence[str] = ()) -> Iterator[dict[str, Tensor]]:
         """What :meth:`render` gives, picture by picture with B = 1: on the CPU, where putting them together costs time.
 
-        Geometry is small tensors, so it is made for several faces at once, and always for as many, so that a face does
-        not depend on its batch.
-
         Raises:
             ConfigurationError: If there is no such target, or the scene is empty.
         """
-        wanted = _checked(scene, targets)
+        for part in self._chunks(scene, _checked(scene, targets)):
+            singles = zip(*(torch.split(value, 1) for value in part.values()))
+            yield from (dict(zip(part, single)) for single in singles)
+
+    def _chunks(self, scene: Scene, targets: frozenset[str]) -> Iterator[dict[str, Tensor]]:
+        """A few pictures at a time, which share each operation's cost, but still fit into the caches.
+
+        Geometry is always computed for as many, so that a face does not depend on its batch.
+        """
         for start in range(0, len(scene), CHUNK):
             rows = torch.arange(start, start + CHUNK).clamp_max(len(scene) - 1)
             geometry = self._geometry(scene.take(rows))
-            for row in range(min(CHUNK, len(scene) - start)):
-                yield self._draw(geometry.map(partial(torch.narrow, dim=0, start=row, length=1)), wanted)
+            count = min(CHUNK, len(scene) - start)
+            if count < CHUNK:
+                geometry = geometry.map(partial(torch.narrow, dim=0, start=0, length=count))
+            yield self._draw(geometry, targets)
 
     def _geometry(self, scene: Scene) -> _Geometry:
         coefficients = torch.cat((scene.identity, scene.expression), dim=1)
@@ -302,8 +309,7 @@ class FaceSynthesizer(nn.Module):
         # 0 has no logarithm.
         colour = power((light * exposure).clamp(1e-30, 1.0)[None], light.new_tensor(1.0 / GAMMA))[0]
         image = raster.to_image(colour.T, self.photograph.background(scene.background))
-        image = self.photograph.occlude(image, scene.occlusion, scene.exposure.grain_place)
-        image = self.photograph.degrade(image, scene.exposure)
+        image = self.photograph.take(image, scene.occlusion, scene.exposure)
         return image, raster.to_image(values[7:8].T, -1e6)
 
     def _irradiance(self, normals: Tensor, light: Light, rotation: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,12 +1,8 @@
-"""Names and sentences of strangers as text: nothing in them is a formula, markup, or a command to a terminal."""
+"""Names and sentences of strangers as text: nothing in them is a formula or a command to a terminal."""
 
 from __future__ import annotations
 
-import re
-
 _FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-# An underscore within a word, and a colon that begins no address, mean nothing in Markdown.
-_MARKDOWN = re.compile(r"[\\`*\[\]<>&~|#!$@]|(?<![0-9A-Za-z])_|_(?![0-9A-Za-z])|:(?=//)|(?<=www)\.", re.IGNORECASE)
 
 
 def printable(text: str) -> str:
@@ -32,13 +28,3 @@ def csv_cell(value: object) -> object:
         return value
     text = printable(value)
     return f"'{text}" if text.lstrip().startswith(_FORMULA) else text
-
-
-def markdown_text(text: str) -> str:
-    r"""Text whose rendering in Markdown is itself, in a table too.
-
-    Example:
-        >>> print(markdown_text("a|b [x](https://y) nme_0_30"))
-        a\|b \[x\](https\://y) nme_0_30
-    """
-    return _MARKDOWN.sub(lambda found: f"\\{found[0]}", printable(text))
