@@ -39,7 +39,13 @@ PACKAGES = ("lightning-faces", "torch", "lightning", "torchmetrics", "numpy", "s
 FACE_PIXELS = 192
 BACKBONE_OPTIONS = ("backbone", "encoder")
 """Constructor arguments that name a method's backbone."""
-_CHECKPOINT = {"samples_seen": int, "epochs": int, "history": list, "stopped": bool, "seed": (int, type(None))}
+_CHECKPOINT: dict[str, type | tuple[type, ...]] = {
+    "samples_seen": int,
+    "epochs": int,
+    "history": list,
+    "stopped": bool,
+    "seed": (int, type(None)),
+}
 
 
 class EvaluationRecord(Callback):
@@ -120,7 +126,8 @@ class EvaluationRecord(Callback):
         """Continue counting; a value of another type, as a stranger's checkpoint may hold, is left out."""
         for key, kind in _CHECKPOINT.items():
             value = state_dict.get(key)
-            if isinstance(value, kind) and (key != "history" or all(isinstance(item, float) for item in value)):  # type: ignore[arg-type]
+            numbers = not isinstance(value, list) or all(isinstance(item, float) for item in value)
+            if isinstance(value, kind) and numbers:
                 setattr(self, key, value)
 
     # While testing --------------------------------------------------------------------------------------------------

@@ -206,7 +206,7 @@ class ContactSheet(Callback):
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the test faces."""
-        self._draw(trainer, "test", getattr(trainer.datamodule, "name", "data"))  # type: ignore[attr-defined]
+        self._draw(trainer, "test", getattr(trainer.datamodule, "name", None) or "data")  # type: ignore[attr-defined]
 
     def _draw(self, trainer: Trainer, split: str, name: str) -> None:
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]

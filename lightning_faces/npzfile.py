@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 import re
 import struct
+import sys
 import zipfile
 import zlib
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -145,6 +146,9 @@ def _array(file: IO[bytes], size: int, name: str) -> NDArray[np.generic]:
     if count * dtype.itemsize != size - 8 - width - length:
         raise _DamagedError(f"{name} is to be an array {shape} of {dtype} in {size - 8 - width - length} bytes")
     content = _exactly(file, count * dtype.itemsize, name)
+    # Beyond the last letter of Unicode, reading the text ends in an error of the interpreter.
+    if dtype.kind == "U" and np.frombuffer(content, f"{dtype.str[0]}u4").max(initial=0) > sys.maxunicode:
+        raise _DamagedError(f"{name} holds letters that there are not")
     if file.read(1):
         raise _DamagedError(f"{name} goes on after its array")
     if dtype.kind == "b":  # Other bytes than 0 and 1 are no truth values.
@@ -159,3 +163,16 @@ def _exactly(file: IO[bytes], count: int, name: str) -> bytes:
     if len(content) != count:
         raise _DamagedError(f"{name} ends too early")
     return content
+
+
+def compact(array: NDArray[Any]) -> NDArray[Any]:
+    """The same values in the smallest of the types that hold them exactly: float16, uint16, int32."""
+    if array.dtype.kind == "f" and np.abs(array).max(initial=0.0) < np.finfo(np.float16).max:
+        half = array.astype(np.float16)
+        return half if np.array_equal(half.astype(array.dtype), array) else array
+    if array.dtype.kind == "i" and array.size:
+        for dtype in (np.uint16, np.int32):
+            limits = np.iinfo(dtype)
+            if limits.min <= array.min() and array.max() <= limits.max:
+                return array.astype(dtype)
+    return array

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from lightning_faces.errors import ConfigurationError, DataError
 from lightning_faces.evaluation.records import Record, read_record, read_samples
+from lightning_faces.file_kinds import what_it_is
 
 _DOWNLOADED = "from-wandb"
 
@@ -103,7 +104,8 @@ def _record_files(folders: Iterable[Path]) -> list[Path]:
     for folder in folders:
         if folder.exists() and not folder.is_dir():
             raise ConfigurationError(
-                f"{folder} is a file, not a folder of runs: give the folder that your runs are in, such as runs."
+                f"{folder} is {what_it_is(folder) or 'a file'}, not a folder of runs: give the folder that your runs "
+                "are in, such as runs."
             )
         if not folder.is_dir():
             raise ConfigurationError(f"There is no folder {folder}: give the folder of your runs, such as runs.")

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import tracemalloc
 import zipfile
@@ -183,60 +182,18 @@ def test_predictions_and_weights_tell_records_apart() -> None:
     assert example(run="elsewhere").key() == example().key()
 
 
-def npy(header: str, body: bytes = b"") -> bytes:
-    encoded = header.encode() + b"\n"
-    return b"\x93NUMPY\x01\x00" + len(encoded).to_bytes(2, "little") + encoded + body
-
-
-def npz(**members: bytes) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in members.items():
-            archive.writestr(f"{name}.npy", data)
-    return buffer.getvalue()
-
-
-HUGE = npy("{'descr': '<f8', 'fortran_order': False, 'shape': (10000000000,), }")
-
-
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        (npz(nme=HUGE), "shape .10000000000,. does not fit its 0 bytes"),
-        (npz(nme=npy("{'descr': '<f8', 'fortran_order': False, 'shape': (99999999999, 0), }")), "index"),
-        (npz(nme=npy("{'descr': '|O', 'fortran_order': False, 'shape': (1,), }", b"cos\nsystem\n")), "another header"),
-        (npz(nme=npy("{'descr': '<M8', 'fortran_order': False, 'shape': (1,), }", bytes(8))), "does not fit"),
-        (npz(nme=npy("{'descr': __import__('os').getcwd(), 'shape': (1,)}")), "another header"),
-        (npz(nme=npy("(" * 9000)), "another header"),
-        (npz(a=npy("{'descr': '<U1', 'fortran_order': False, 'shape': (1,), }", b"\xff" * 4)), "what is no text"),
-        (npz(nme=b""), "no NumPy array"),
-        (b"PK", "zip file"),
-        (b"", "zip file"),
-    ],
-)
-def test_an_archive_is_checked_before_memory_is_taken(tmp_path: Path, data: bytes, message: str) -> None:
+def test_an_archive_that_claims_10_billion_values_is_refused_before_memory_is_taken(tmp_path: Path) -> None:
     path = write_record(tmp_path, "a-test", example(), SAMPLES)
-    record = read_record(path)
-    samples = tmp_path / record.samples_file
-    samples.write_bytes(data)
-    edit(path, sign=True, samples_sha256=hashlib.sha256(data).hexdigest())
+    samples = tmp_path / read_record(path).samples_file
+    header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (10000000000,), }\n"
+    with zipfile.ZipFile(samples, "w") as archive:
+        archive.writestr("nme.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+    edit(path, sign=True, samples_sha256=hashlib.sha256(samples.read_bytes()).hexdigest())
     tracemalloc.start()
-    with pytest.raises(DataError, match=f"{samples.name}.*{message}.*evaluate again"):
+    with pytest.raises(DataError, match=rf"{samples.name} is not a whole .*10000000000.* in 0 bytes.*evaluate again"):
         read_samples(path, read_record(path))
     assert tracemalloc.get_traced_memory()[1] < 20e6
     tracemalloc.stop()
-
-
-def test_an_archive_that_unpacks_to_gigabytes_is_refused(tmp_path: Path) -> None:
-    size = 300 * 2**20
-    header = npy(f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({size},), }}")
-    bomb = npz(nme=header + bytes(size))
-    assert len(bomb) < 10**6
-    path = write_record(tmp_path, "a-test", example(), SAMPLES)
-    (tmp_path / read_record(path).samples_file).write_bytes(bomb)
-    edit(path, sign=True, samples_sha256=hashlib.sha256(bomb).hexdigest())
-    with pytest.raises(DataError, match=r"claims 314,57\d,\d{3} bytes, more than"):
-        read_samples(path, read_record(path))
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,10 @@ from lightning_faces.errors import ConfigurationError
 from lightning_faces.evaluation.records import MetricValue, Training
 from lightning_faces.leaderboard.charts import curve_end, error_curve, round_up
 from lightning_faces.leaderboard.collect import collect
-from lightning_faces.leaderboard.plain import csv_cell, markdown_text, printable
+from lightning_faces.leaderboard.markdown import markdown_text
 from lightning_faces.leaderboard.rank import boards
 from lightning_faces.leaderboard.text import print_boards
+from lightning_faces.plain_text import csv_cell, printable
 from tests.leaderboard.made_runs import write_run
 
 HOSTILE = [
@@ -200,7 +201,7 @@ def test_a_wrong_place_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[st
     root = wide_runs(tmp_path / "runs")
     board = tmp_path / "board.md"
     board.write_text("# board")
-    with pytest.raises(ConfigurationError, match=r"board.md is a file, not a folder of runs: give"):
+    with pytest.raises(ConfigurationError, match=r"board.md is a Markdown document, not a folder of runs: give"):
         main([str(board)])
     with pytest.raises(ConfigurationError, match=r"--csv .*runs cannot be written \(Is a directory\): give another"):
         main([str(root), "--csv", str(root)])

@@ -127,6 +127,7 @@ def in_process(rank: int, folder: str) -> None:
     lonely.update(values["preds"], values["target"], values["index"], landmark_mask=torch.full((1, 68), rank == 1))
     results["lonely"] = lonely.compute()
     torch.save(results, Path(folder) / f"{rank}.pt")
+    np.savez(Path(folder) / f"lonely{rank}.npz", **evaluated([0, 1, 2, 3, 4] if rank == 0 else []))
     table = evaluated([*range(0, 22, 2), 1] if rank == 0 else list(range(1, 22, 2)))
     np.savez(Path(folder) / f"{rank}.npz", **table)
     torch.distributed.destroy_process_group()
@@ -141,6 +142,13 @@ def test_two_processes_with_uneven_batches_and_a_repeated_sample_give_the_same(t
     expected["lonely"] = reference.nme(values["preds"][:, :2], values["target"][:, :2])
     for name, value in expected.items():
         assert float(results[0][name]) == pytest.approx(value, abs=1e-12), name
+    # A rank without a single batch takes part, and knows what the other has.
+    lonely = evaluated([0, 1, 2, 3, 4])
+    for rank in (0, 1):
+        with np.load(tmp_path / f"lonely{rank}.npz") as table:
+            assert set(table.files) == set(lonely)
+            assert table["index"].tolist() == [0, 1, 2, 3, 4]
+            np.testing.assert_allclose(table["identity_error"], lonely["identity_error"], rtol=0, atol=1e-12)
     alone = evaluated(list(range(22)))
     for rank in (0, 1):
         with np.load(tmp_path / f"{rank}.npz") as table:
