@@ -19,6 +19,7 @@ from datamodules.components.dense import DenseTargets
 from datamodules.components.files import FileFaceDataModule, FileFaceDataset, OnError, inside, square_box, tight_box
 from datamodules.components.images import IMAGE_SUFFIXES, read_image
 from datamodules.components.matfile import read_mat
+from datamodules.components.options import check_number
 from datamodules.components.transform import Augmentation, RawFace
 from lightning_faces.batch import FaceSpec
 from lightning_faces.errors import ConfigurationError, DataError
@@ -144,6 +145,10 @@ class FittedFaceDataset(FileFaceDataset):
         """Subject, view, sequence and frame of a sample, where known."""
         return {}
 
+    def labelled_by(self, index: int) -> Path:
+        """The file that a sample's landmarks come from."""
+        return self.files(index)[1]
+
     def yaw(self, index: int, fitted: FittedPose) -> float:
         """Yaw of the head in degrees."""
         return fitted.yaw
@@ -160,7 +165,8 @@ class FittedFaceDataset(FileFaceDataset):
                 fields["Shape_Para"][:, 0], fields["Exp_Para"][:, 0], fitted.pose, fitted.depth, image.shape[:2]
             )
         landmarks, mask = self.landmarks(index, fields, computed)
-        box = tight_box(landmarks[mask[:, :2].all(axis=1)], label)
+        source = self.labelled_by(index)
+        box = tight_box(landmarks[mask[:, :2].all(axis=1)], source)
         targets: dict[str, Any] = {
             **computed,
             "landmarks": landmarks.astype(np.float32),
@@ -176,6 +182,7 @@ class FittedFaceDataset(FileFaceDataset):
             box=box if self.box == "tight" else square_box(box),
             targets={key: np.asarray(value) for key, value in targets.items() if key in self.targets},
             numbers=self.numbers(index),
+            source=source,
         )
 
     def check_model(self, count: int = 8) -> None:
@@ -285,6 +292,7 @@ class FittedFaceDataModule(FileFaceDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__(root, on_error, image_size, batch_size, num_workers, margin, augmentation, seed)
+        check_number(f"{self.name} option position_map_size", position_map_size, 1, 4096)
         self.box, self.position_map_size = box, position_map_size
         self.cache_dir = None if cache_dir is None else Path(cache_dir).expanduser()
         self.model = None if face_model is None else MorphableModel.load(face_model)

@@ -124,6 +124,7 @@ class TableFaceDataset(FileFaceDataset):
             box=box,
             targets={key: np.asarray(value) for key, value in targets.items() if key in self.targets},
             numbers={key: int(values[row]) for key, values in table.numbers.items()},
+            source=table.path,
         )
 
     def _box(self, row: int, points: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -32,7 +32,7 @@ _PLY_TYPES = {
 
 
 def read_mesh(path: Path, with_faces: bool = True) -> tuple[Floats, Ints]:
-    """Vertices and triangles of a file, in its own units and axes.
+    r"""Vertices and triangles of a file, in its own units and axes.
 
     Args:
         path: An .obj or .ply file.
@@ -43,6 +43,14 @@ def read_mesh(path: Path, with_faces: bool = True) -> tuple[Floats, Ints]:
 
     Raises:
         DataError: If the file is not a mesh of these kinds.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "quad.obj"
+        >>> _ = path.write_text("v 0 0 0\nv 1 0 0\nv 1 1 0\nv 0 1 0\nf 1 2 3 4\n")
+        >>> vertices, triangles = read_mesh(path)
+        >>> vertices.shape, triangles.tolist()
+        ((4, 3), [[0, 1, 2], [0, 2, 3]])
     """
     if not path.is_file():
         raise DataError(f"{path} is not a file: give the path of an .obj or .ply mesh.")

@@ -87,9 +87,9 @@ def test_a_toy_goes_all_the_way(
     records = {record.prediction: record for record in map(read_record, (run / "records").glob("*.json"))}
     assert set(records) == set(names)
     assert all(record.training.epochs == 3 and record.parameters > 0 for record in records.values())
-    pictures = {path.name for path in (run / "pictures").iterdir()}
-    assert {"val-last.png"} < pictures
-    assert any(name.startswith("test-") for name in pictures)
+    pictures = [path.name for path in (run / "pictures").iterdir()]
+    for kind in ("val-last", "test-"):
+        assert all(any(picture.startswith(kind) and name in picture for picture in pictures) for name in names)
     capsys.readouterr()
     main(["leaderboard", "runs", "--csv", "board.csv"])
     board = Path("board.csv").read_text(encoding="utf-8")

@@ -71,6 +71,16 @@ def import_model(
     Raises:
         ConfigurationError: If the format is not known, or has no separate expressions and some are given.
         DataError: If the file is missing or is not of that format.
+
+    Example:
+        >>> import tempfile
+        >>> face = MorphableModel.load("embedded")
+        >>> modes = (face.identity_basis[:5] * face.identity_std[:5, None, None]).permute(1, 2, 0)
+        >>> path = Path(tempfile.mkdtemp()) / "flame.npz"
+        >>> np.savez(path, v_template=face.mean / 1000, shapedirs=modes / 1000, f=face.faces)
+        >>> model = import_model("flame", path)
+        >>> model.num_vertices, model.num_identity, sorted(model.landmark_embeddings)
+        (4280, 5, ['bfm', 'ibug'])
     """
     if format not in FORMATS:
         raise ConfigurationError(f"There is no face-model format {format!r}: use one of {', '.join(sorted(FORMATS))}.")

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from lightning_faces.errors import ConfigurationError, DataError
 from lightning_faces.npzfile import read_npz
 
+SCRIPT = Path(__file__).with_name("read_hdf5.py")
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
@@ -44,9 +45,8 @@ def read_hdf5(path: Path, names: Sequence[str]) -> dict[str, NDArray[np.generic]
         raise DataError(f"{path} is not an HDF5 file: download it again.")
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "arrays.npz"
-        script = Path(__file__).with_name("read_hdf5.py")
         run = subprocess.run(
-            [sys.executable, str(script), str(path), str(out), *names],
+            [sys.executable, str(SCRIPT), str(path), str(out), *names],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False,
         )  # fmt: skip
         if run.returncode:

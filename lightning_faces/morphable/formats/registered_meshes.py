@@ -33,7 +33,7 @@ def build_from_meshes(
     name: str | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> MorphableModel:
-    """A model by PCA from registered meshes, the way the papers' models were made (Blanz and Vetter 1999).
+    r"""A model by PCA from registered meshes, the way the papers' models were made (Blanz and Vetter 1999).
 
     The meshes of the folder (.obj or .ply) share vertex numbering and triangles, one neutral face each, y up and facing
     +z; they are aligned rigidly. Expressions, where there are any, lie in the sub-folder ``expressions`` as
@@ -53,6 +53,17 @@ def build_from_meshes(
     Raises:
         ConfigurationError: If the unit is not known or a number is not positive.
         DataError: If there are too few meshes or they do not belong together.
+
+    Example:
+        >>> import tempfile
+        >>> folder, face = Path(tempfile.mkdtemp()), MorphableModel.load("embedded")
+        >>> triangles = "".join(f"f {a} {b} {c}\n" for a, b, c in (face.faces + 1).tolist())
+        >>> for k in range(4):
+        ...     points = (face.mean + 9.0 * k * face.identity_basis[k]).tolist()
+        ...     text = "".join(f"v {x} {y} {z}\n" for x, y, z in points) + triangles
+        ...     _ = (folder / f"person{k}.obj").write_text(text)
+        >>> build_from_meshes(folder, name="mine").num_identity
+        3
     """
     source = Path(folder)
     if unit not in UNITS:

@@ -32,6 +32,14 @@ class UVGrid(nn.Module):
         position_map: Spreads values of vertices ``[B, V, C]`` over maps ``[B, C, U, U]``, 0 off the face.
         region: Int64 ``[U, U]``: 1 to 4 as in :data:`REGIONS`, 0 outside the face.
         vertex_ids: Int64 ``[N]``: vertices that the UV map contains.
+
+    Example:
+        >>> model = MorphableModel.load("embedded")
+        >>> grid = UVGrid(model, 32)
+        >>> maps = grid.position_map(model.mean[None])
+        >>> read = grid.landmarks(maps)
+        >>> maps.shape, read.shape, float((read - model.landmarks(model.mean[None])).norm(dim=-1).mean()) < 1.0
+        (torch.Size([1, 3, 32, 32]), torch.Size([1, 68, 3]), True)
     """
 
     region: Tensor

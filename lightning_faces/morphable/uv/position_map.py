@@ -23,7 +23,7 @@ class PositionMap(nn.Module):
         >>> spread = PositionMap(model, 32)
         >>> positions = spread(model.mean[None])
         >>> positions.shape, int(spread.covered.sum())
-        (torch.Size([1, 3, 32, 32]), 956)
+        (torch.Size([1, 3, 32, 32]), 960)
     """
 
     covered: Tensor
