@@ -29,7 +29,7 @@ def main() -> None:
     points = torch.randn(BATCH, num_landmarks(method.landmark_scheme), 2)
     with torch.inference_mode():
         whole = median_seconds(lambda: method(image), 200)
-        depth = median_seconds(lambda: method.depth_network(points), 50)
+        depth = median_seconds(lambda: method.depth_head.standard_depth(points), 50)
     print(f"image of {method.image_size} px to 3D landmarks, batch 1: {1 / whole:,.0f} faces/s (paper: more than 30)")
     print(f"depth from 2D landmarks, batch {BATCH}: {BATCH / depth:,.0f} faces/s (paper: more than 1,000)")
 

@@ -89,7 +89,7 @@ def prnet() -> FaceMethod:
     for layer in layers:
         layer.momentum = 1.0
     with torch.no_grad():
-        model.network(torch.rand(16, 3, 32, 32))
+        model(torch.rand(16, 3, 32, 32))
     return model
 
 

@@ -3,37 +3,42 @@
 from __future__ import annotations
 
 import copy
+import re
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
 import torch
 from lightning import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.types import LRSchedulerConfigType, OptimizerLRScheduler
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from torchmetrics import Metric, MetricCollection
 
 from lightning_faces.batch import FaceBatch, FacePrediction, FaceSpec
-from lightning_faces.metrics import landmark_arguments, landmark_metrics
+from lightning_faces.errors import ConfigurationError
+from lightning_faces.evaluation.scorer import Scorer, shared_model
+from lightning_faces.evaluation.scores import Stage, logged_scores
+from lightning_faces.geometry.frames import image_to_unit, unit_to_image
+from lightning_faces.heads.terms import Term, TermMean, full_precision, masked_term, term_means, weighted_sum
+from lightning_faces.methods import continuing
+from lightning_faces.methods.arguments import plain_arguments, signature
 
-
-@dataclass(eq=False)
-class Term:
-    """One term of a loss, sample by sample, so that it can be averaged over all samples of all ranks exactly.
-
-    Attributes:
-        value: ``[B]``, sum of a sample's errors; 0 for a sample without the target.
-        count: ``[B]``, how many errors that is: 1 or 0 for one error a face, the valid pixels for a dense target.
-        weight: What the term's mean counts in the loss.
-    """
-
-    value: Tensor
-    count: Tensor
-    weight: float | Tensor = 1.0
+__all__ = [
+    "FaceMethod",
+    "Term",
+    "TermMean",
+    "full_precision",
+    "image_to_unit",
+    "masked_term",
+    "term_means",
+    "unit_to_image",
+    "weighted_sum",
+]
 
 
 class FaceMethod(LightningModule, ABC):
@@ -41,11 +46,16 @@ class FaceMethod(LightningModule, ABC):
 
     A subclass implements ``terms`` and ``predict_faces`` and says what data it needs in ``requires`` and ``spec``. A
     method with several predictions (passes, stages, heads) names them in ``prediction_names`` and gives them all in
-    ``predict_named``. A method that is fitted without gradients has no optimizer, and implements ``fit_batch`` and
-    ``end_pass`` in the place of ``terms``.
+    ``predict_named``.
+
+    A method that is fitted without gradients has the optimizer None, and implements ``fit_batch`` and ``end_pass`` in
+    the place of ``terms``. An epoch is a pass over the training data. A pass is taken whole: what a method collects in
+    it is no part of a checkpoint, so a training that was interrupted within a pass begins that pass again, on any
+    number of processes; what ``end_pass`` makes of it must be buffers or parameters.
 
     Logged are ``train/loss`` and its terms, ``val/loss``, and the metrics as ``val/...`` and ``test/...``; those of a
-    named prediction that is not the default as ``val/<name>/...``.
+    named prediction that is not the default as ``val/<name>/...``. The constructor's arguments are saved with a
+    checkpoint.
 
     Args:
         optimizer: Makes the optimizer of the trainable parameters; None for a method that is fitted without gradients.
@@ -67,6 +77,8 @@ class FaceMethod(LightningModule, ABC):
     """Whether a training pass must give each sample exactly once, on any number of processes."""
     grown: tuple[str, ...] = ()
     """Buffers that grow while the method is fitted: restored with the shape that they have in the checkpoint."""
+    renamed: Mapping[str, str] = {}
+    """Beginnings of parameters' names in earlier checkpoints, and what they are called now."""
 
     def __init__(
         self,
@@ -78,9 +90,19 @@ class FaceMethod(LightningModule, ABC):
         self.make_optimizer = optimizer
         self.make_lr_scheduler = lr_scheduler
         self.lr_scheduler_interval = lr_scheduler_interval
-        self.val_metrics = landmark_metrics().clone(prefix="val/")
-        self.test_metrics = landmark_metrics(yaw_bins=True).clone(prefix="test/")
+        self.automatic_optimization = optimizer is not None
+        # Those of the subclass, which need not do it itself: test and predict make the method anew from a checkpoint.
+        self.save_hyperparameters(ignore=[*self._not_saved()])
         self.val_loss = TermMean()
+        self._scorers: dict[str, Scorer] = {}
+        self._pass_start: dict[str, Any] | None = None
+        self._continued: dict[str, Any] = {}
+
+    @classmethod
+    def _not_saved(cls) -> set[str]:
+        """Arguments of base classes' constructors that this class's own does not take, and factories."""
+        bases = [set(signature(base)) for base in cls.__mro__ if issubclass(base, FaceMethod)]
+        return (set().union(*bases) - bases[0]) | {"optimizer", "lr_scheduler"}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FaceMethod:
         """A copy with weights of its own, as weight averaging makes, that shares the optimizer's factory.
@@ -93,6 +115,8 @@ class FaceMethod(LightningModule, ABC):
         memo[id(self)] = copied
         copied.__setstate__(copy.deepcopy(self.__getstate__(), memo))  # type: ignore[no-untyped-call]
         return copied
+
+    # What a method says about itself ---------------------------------------------------------------------------------
 
     @property
     def spec(self) -> FaceSpec:
@@ -114,12 +138,15 @@ class FaceMethod(LightningModule, ABC):
         """All predictions by name, as ``prediction_names`` lists them; as pure as :meth:`predict_faces`."""
         return {"": self.predict_faces(batch)}
 
+    def start_pass(self) -> None:
+        """Begin a pass over the training data: forget what an interrupted one collected."""
+
     def fit_batch(self, batch: FaceBatch) -> None:
         """Take in a batch of a pass, without gradients. Ranks take it at different times: nothing collective here."""
         raise TypeError(f"{type(self).__name__} has no optimizer, and so it must implement fit_batch(batch).")
 
     def end_pass(self) -> None:
-        """Finish a pass over the training data, on all ranks at once."""
+        """Finish a pass over the training data, on all ranks at once, before it is validated and saved."""
 
     def num_parameters(self) -> int:
         """What the records count as the method's parameters: the trainable ones, unless it says otherwise."""
@@ -130,11 +157,35 @@ class FaceMethod(LightningModule, ABC):
         """Whether the training has converged; None where that is to be judged by the validations."""
         return None
 
+    # Steps -----------------------------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Check the names of the predictions; keep DDP's wrapper away from a method without gradients.
+
+        Raises:
+            ConfigurationError: If a prediction's name cannot be part of a file's name.
+        """
+        for name in self.prediction_names:
+            if not re.fullmatch(r"[a-z0-9_]+", name) and self.prediction_names != ("",):
+                raise ConfigurationError(f"{type(self).__name__} has a prediction {name!r}: use letters, digits and _.")
+        if self.make_optimizer is not None:
+            return
+        # ModelCheckpoint would have the state before an optimizer's step, and there is none.
+        warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
+        strategy = self.trainer.strategy
+        if isinstance(strategy, DDPStrategy):
+            # The wrapper refuses a module without gradients, and copies rank 0's buffers to all before each batch.
+            strategy.configure_ddp = self._share_state  # type: ignore[method-assign]
+
+    def _share_state(self) -> None:
+        """All ranks start from what rank 0 has."""
+        for value in self.state_dict().values():
+            torch.distributed.broadcast(value, 0)
+
     def training_step(self, batch: FaceBatch, batch_idx: int) -> Tensor | None:
-        """Loss of one batch; logs every term."""
+        """Loss of one batch, whose terms are logged; without gradients, a part of a pass."""
         if self.make_optimizer is None:
-            with torch.no_grad():
-                self.fit_batch(batch)
+            self._pass_step(batch)
             return None
         terms = self.terms(batch)
         means = self._term_means(terms)
@@ -144,34 +195,104 @@ class FaceMethod(LightningModule, ABC):
         self.log_dict({f"train/{name}": mean.detach() for name, mean in means.items()}, batch_size=size)
         return total
 
-    def on_train_epoch_end(self) -> None:
-        """End a pass without gradients."""
-        if self.make_optimizer is None:
-            with torch.no_grad():
+    def _pass_step(self, batch: FaceBatch) -> None:
+        loop = self.trainer.fit_loop.epoch_loop
+        if self._pass_start is None:
+            self._pass_start = self._position()
+            self.start_pass()
+        with torch.no_grad():
+            self.fit_batch(batch)
+            # Not in on_train_epoch_end, which comes after the validation.
+            if self.trainer.is_last_batch:
                 self.end_pass()
+                self._pass_start = None
+        # What counts as a step for checkpoints, loggers and max_steps.
+        progress = loop.manual_optimization.optim_step_progress
+        progress.increment_ready()
+        progress.increment_completed()
+
+    def _position(self) -> dict[str, Any]:
+        """What a checkpoint says about where the training is."""
+        trainer = self.trainer
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        loops = {"fit_loop": copy.deepcopy(trainer.fit_loop.state_dict())}
+        position = {"loops": loops, "epoch": trainer.current_epoch, "global_step": trainer.global_step}
+        return position if data is None else {**position, type(data).__qualname__: data.state_dict()}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Name the method and its plain arguments; within a pass, say that the training is at its beginning."""
+        checkpoint["hyper_parameters"] = plain_arguments(type(self), self.hparams)
+        if self._pass_start is not None:
+            loops = {**checkpoint["loops"], **self._pass_start["loops"]}
+            checkpoint.update({**self._pass_start, "loops": loops})
+        if self._trainer is not None and self._trainer.state.fn == "fit":
+            checkpoint[continuing.KEY] = continuing.describe(self, self._trainer)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say what differs from the training that is continued."""
+        if self._trainer is not None and self._trainer.state.fn == "fit":
+            self._continued = continuing.before_restoring(self, self._trainer, checkpoint)
+
+    def on_train_start(self) -> None:
+        """Use the options of this training where it continues one with others."""
+        if self._continued:
+            continuing.after_restoring(self, self.trainer, self._continued)
+            self._continued = {}
 
     def validation_step(self, batch: FaceBatch, batch_idx: int) -> dict[str, Any]:
         """Score one batch; its predictions go to callbacks as ``prediction`` (the default) and ``predictions``."""
         if self.make_optimizer is not None:
             self.val_loss.update(self.terms(batch))
             self.log("val/loss", self.val_loss, batch_size=len(batch["index"]))
-        return self._evaluate(batch, self.val_metrics)
+        return self._evaluate(batch, "val")
 
     def test_step(self, batch: FaceBatch, batch_idx: int) -> dict[str, Any]:
         """Score one batch; its predictions go to callbacks as ``prediction`` (the default) and ``predictions``."""
-        return self._evaluate(batch, self.test_metrics)
+        return self._evaluate(batch, "test")
 
     def predict_step(self, batch: FaceBatch, batch_idx: int) -> FacePrediction:
         """The faces of a batch in the pixels of their files."""
-        return self.predict_faces(batch).to_file(batch["crop_to_file"])
+        return in_full_precision(self.predict_faces(batch)).to_file(full_precision(batch["crop_to_file"]))
 
-    def _evaluate(self, batch: FaceBatch, metrics: MetricCollection) -> dict[str, Any]:
-        predictions = self.predict_named(batch)
-        prediction = predictions[self.prediction_names[-1]]
-        metrics.update(**landmark_arguments(prediction.landmarks, batch))
-        # Metric objects, not values: Lightning computes them once, over all ranks.
-        self.log_dict(metrics, batch_size=len(batch["index"]), prog_bar=True)
-        return {"prediction": prediction, "predictions": predictions}
+    def on_validation_epoch_end(self) -> None:
+        """Log the scores of the validation."""
+        self._log_scores("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the scores of the test."""
+        self._log_scores("test")
+
+    def _evaluate(self, batch: FaceBatch, stage: Stage) -> dict[str, Any]:
+        predictions = {name: in_full_precision(faces) for name, faces in self.predict_named(batch).items()}
+        if tuple(predictions) != tuple(self.prediction_names):
+            raise TypeError(
+                f"{type(self).__name__}.predict_named gives {list(predictions)}, but prediction_names are "
+                f"{list(self.prediction_names)}."
+            )
+        self._scorers = self._scorers or self._new_scorers(stage)
+        for name, prediction in predictions.items():
+            self._scorers[name].update(prediction, batch)
+        return {"prediction": predictions[self.prediction_names[-1]], "predictions": predictions}
+
+    def _new_scorers(self, stage: Stage) -> dict[str, Scorer]:
+        shared = shared_model(self, getattr(self._trainer, "datamodule", None))
+        return {name: Scorer(logged_scores(stage), shared) for name in self.prediction_names}
+
+    def _log_scores(self, stage: Stage) -> None:
+        """Log the means over all ranks; of a prediction that is not the default, below its name."""
+        # A rank without a single batch takes part too.
+        for name, scorer in (self._scorers or self._new_scorers(stage)).items():
+            scored = scorer.gather()
+            default = name == self.prediction_names[-1]
+            prefix = f"{stage}/" if default else f"{stage}/{name}/"
+            means = scored.means(logged_scores(stage), aggregates=stage == "test")
+            values = {
+                f"{prefix}{metric}": torch.tensor(value, dtype=torch.float64, device=self.device)
+                for metric, value in means.items()
+            }
+            # The ranks have the same values; any reduction keeps them, and a maximum to the last bit.
+            self.log_dict(values, prog_bar=default, sync_dist=True, reduce_fx="max", batch_size=1)
+        self._scorers = {}
 
     def _term_means(self, terms: Mapping[str, Term]) -> dict[str, Tensor]:
         if self._trainer is None or self._trainer.world_size == 1:
@@ -180,10 +301,21 @@ class FaceMethod(LightningModule, ABC):
         return term_means(terms, self._trainer.world_size, reduce)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Optimizer and schedule over the parameters that require a gradient."""
+        """Optimizer and schedule over the parameters that require a gradient.
+
+        Raises:
+            ConfigurationError: If the optimizer's ``eps`` vanishes in the precision of the weights.
+        """
         if self.make_optimizer is None:
-            return None
+            return []
         optimizer = self.make_optimizer([p for p in self.parameters() if p.requires_grad])
+        for group in optimizer.param_groups:
+            # Squares of gradients below 2e-4 are 0 there, so a small eps divides by nothing.
+            if any(p.dtype == torch.float16 for p in group["params"]) and group.get("eps", 1) < 1e-4:
+                raise ConfigurationError(
+                    f"Optimizer option eps is {group['eps']}, which is too small for weights in float16: use the "
+                    "trainer's precision bf16-mixed or 16-mixed, or an eps of at least 1e-4."
+                )
         if self.make_lr_scheduler is None:
             return optimizer
         scheduler = self.make_lr_scheduler(optimizer)
@@ -193,105 +325,35 @@ class FaceMethod(LightningModule, ABC):
         return {"optimizer": optimizer, "lr_scheduler": config}
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for before, now in self.renamed.items():
+            for key in [key for key in state_dict if key.startswith(prefix + before)]:
+                state_dict[prefix + now + key[len(prefix + before) :]] = state_dict.pop(key)
         for name in self.grown:
             saved = state_dict.get(prefix + name)
-            if saved is not None:
-                setattr(self, name, torch.empty_like(saved, device=self.device))
+            # A tensor that claims to be larger than its file keeps its shape, and is refused.
+            if saved is not None and saved.numel() * saved.element_size() <= saved.untyped_storage().nbytes():
+                module, _, buffer = name.rpartition(".")
+                owner = self.get_submodule(module)
+                setattr(owner, buffer, getattr(owner, buffer).new_empty(saved.shape))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def term_means(
-    terms: Mapping[str, Term], ranks: int = 1, sum_over_ranks: Callable[[Tensor], Tensor] = lambda values: values
-) -> dict[str, Tensor]:
-    """Mean of each term over the samples of all ranks: sum of values over sum of counts, 0 where nothing counts.
+def in_full_precision(faces: FacePrediction) -> FacePrediction:
+    """The same faces with nothing in half precision, in which a coordinate of 100 pixels is off by a quarter pixel."""
 
-    The value is the same on all ranks. Its gradient is this rank's part times the number of ranks, so that the mean of
-    the ranks' gradients, which DDP takes, is that of the loss over all samples.
+    def full(value: Tensor | None) -> Tensor | None:
+        return full_precision(value) if value is not None and value.is_floating_point() else value
 
-    Args:
-        terms: By name.
-        ranks: Number of ranks.
-        sum_over_ranks: Sums a tensor over them, without a gradient.
-
-    Returns:
-        Scalars by name.
-
-    Example:
-        >>> terms = {"depth": Term(torch.tensor([3.0, 0.0, 5.0]), torch.tensor([1, 0, 1]))}
-        >>> term_means(terms)
-        {'depth': tensor(4.)}
-    """
-    values = torch.stack([_full(term.value).sum() for term in terms.values()])
-    counts = torch.stack([_full(term.count).sum() for term in terms.values()]).to(values.dtype)
-    all_values, all_counts = sum_over_ranks(torch.stack((values.detach(), counts)))
-    all_counts = torch.where(all_counts > 0, all_counts, 1.0)
-    means = values / all_counts
-    if ranks > 1:
-        means = ranks * means
-        means = means + (all_values / all_counts - means).detach()
-    return dict(zip(terms, means.unbind()))
-
-
-def weighted_sum(terms: Mapping[str, Term], means: Mapping[str, Tensor]) -> Tensor:
-    """The loss of terms with the means that :func:`term_means` gives."""
-    return torch.stack([term.weight * means[name] for name, term in terms.items()]).sum()
-
-
-def _full(values: Tensor) -> Tensor:
-    """Half precision as float32, since sums over a batch do not fit into it; booleans and integers too."""
-    return values if values.dtype in (torch.float32, torch.float64) else values.float()
-
-
-class TermMean(Metric):
-    """The weighted sum of terms' means over all samples of all ranks, as a float64 scalar."""
-
-    full_state_update = False
-    is_differentiable = False
-    higher_is_better = False
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weights: dict[str, Tensor] = {}
-
-    def update(self, terms: Mapping[str, Term]) -> None:
-        """Add a batch."""
-        for name, term in terms.items():
-            if name not in self.weights:
-                for state in (f"value_{name}", f"count_{name}"):
-                    self.add_state(state, torch.zeros((), dtype=torch.float64, device=self.device), "sum")
-            self.weights[name] = torch.as_tensor(term.weight, dtype=torch.float64).detach()
-            self._add(f"value_{name}", term.value)
-            self._add(f"count_{name}", term.count)
-
-    def compute(self) -> Tensor:
-        """The loss; a term that nothing counted in adds nothing."""
-        total = torch.zeros((), dtype=torch.float64, device=self.device)
-        for name, weight in self.weights.items():
-            count = getattr(self, f"count_{name}")
-            total = total + weight.to(total.device) * getattr(self, f"value_{name}") / torch.where(
-                count > 0, count, 1.0
-            )
-        return total
-
-    def _add(self, state: str, values: Tensor) -> None:
-        setattr(self, state, getattr(self, state) + values.detach().sum(dtype=torch.float64))
-
-
-def image_to_unit(points: Tensor, image_size: int) -> Tensor:
-    """Image-frame pixels to coordinates in which the image spans [-1, 1]; a depth is scaled alike, not moved."""
-    centre = points.new_zeros(points.shape[-1])
-    centre[:2] = (image_size - 1) / 2
-    return (points - centre) * (2 / image_size)
-
-
-def unit_to_image(points: Tensor, image_size: int) -> Tensor:
-    """Inverse of :func:`image_to_unit`."""
-    centre = points.new_zeros(points.shape[-1])
-    centre[:2] = (image_size - 1) / 2
-    return points * (image_size / 2) + centre
-
-
-def masked_term(values: Tensor, mask: Tensor, weight: float | Tensor = 1.0) -> Term:
-    """A term of errors ``[B, ...]`` where ``mask``, of the same shape, is true."""
-    marked = mask.to(values.dtype)
-    return Term((values * marked).flatten(1).sum(dim=1), marked.flatten(1).sum(dim=1), weight)
+    camera = faces.camera
+    if camera is not None:
+        camera = replace(camera, matrix=full_precision(camera.matrix), pose=full_precision(camera.pose))
+    return replace(
+        faces,
+        landmarks=full_precision(faces.landmarks),
+        vertices=full(faces.vertices),
+        coefficients=full(faces.coefficients),
+        camera=camera,
+        dense={name: full_precision(image) for name, image in faces.dense.items()},
+        visible=full(faces.visible),
+        uncertainty=full(faces.uncertainty),
+    )

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lightning_faces.errors import ConfigurationError
 from lightning_faces.morphable import MorphableModel
+from lightning_faces.morphable.uv import PositionMap
 from lightning_faces.rendering.renderer import Raster, VertexNormals, rasterize_image, to_view, unit
 
 NORMAL_RADIUS = 15.0
@@ -36,8 +37,6 @@ class FaceMaps(nn.Module):
 
     region: Tensor
     region_faces: Tensor
-    texel_corners: Tensor
-    texel_weights: Tensor
     ring_corners: Tensor
     landmark_ring: Tensor
     landmark_ring_offsets: Tensor
@@ -57,33 +56,9 @@ class FaceMaps(nn.Module):
         self.register_buffer("region", region, persistent=False)
         # In memory [3, F], so that the transpose is one run of numbers.
         self.register_buffer("region_faces", faces[region].T.contiguous().T, persistent=False)
-        self._add_texels(model)
+        # Extended off the face, so that reading a map bilinearly next to a rim mixes in nothing foreign.
+        self.texels = None if model.uv is None else PositionMap(model, position_map_size, extend=True)
         self._add_landmark_rings(model)
-
-    def _add_texels(self, model: MorphableModel) -> None:
-        """Which triangle each texel's centre lies in, and where: the position map is then one weighted sum.
-
-        Texels in the holes (eyes, mouth) and around the face continue the nearest triangle, so that reading the map
-        bilinearly next to a rim mixes in nothing foreign.
-        """
-        side = self.position_map_size
-        covered = torch.zeros(side * side, dtype=torch.bool)
-        if model.uv is None or model.uv_faces is None or model.uv_face_ids is None:
-            corners, weights = torch.zeros(0, 3, dtype=torch.int64), model.mean.new_zeros(0, 3, device="cpu")
-        else:
-            uv, uv_faces = model.uv.detach().cpu() * side - 0.5, model.uv_faces.cpu()
-            raster = rasterize_image(nn.functional.pad(uv, (0, 1))[None], uv_faces, side)
-            covered[raster.pixel] = True
-            steps = torch.arange(side * side)
-            place = torch.stack((steps % side, torch.div(steps, side, rounding_mode="floor")), dim=1).to(uv.dtype)
-            triangle = torch.zeros(side * side, dtype=torch.int64)
-            triangle[raster.pixel] = raster.face
-            triangle[~covered], place[~covered] = _continue_outside(place[~covered], uv, uv_faces)
-            weights = _barycentric(place, uv[uv_faces[triangle]]).to(uv.dtype)
-            corners = model.faces.cpu()[model.uv_face_ids.cpu()[triangle]]
-        device = model.mean.device
-        self.register_buffer("texel_corners", corners.to(device), persistent=False)
-        self.register_buffer("texel_weights", weights.to(device), persistent=False)
 
     def _add_landmark_rings(self, model: MorphableModel) -> None:
         """The outer surface around each landmark: its own triangle and those of the face region within a radius."""
@@ -158,14 +133,8 @@ class FaceMaps(nn.Module):
         Raises:
             ConfigurationError: If the model has no UV map.
         """
-        self._need_uv()
-        batch, count, _ = vertices.shape
-        side = self.position_map_size
-        rows = vertices.transpose(0, 1).reshape(count, batch * 3)
-        values = nn.functional.embedding_bag(
-            self.texel_corners, rows, per_sample_weights=self.texel_weights.to(rows.dtype), mode="sum"
-        )
-        return values.reshape(side, side, batch, 3).permute(2, 3, 0, 1)
+        positions: Tensor = self._need_uv()(vertices)
+        return positions
 
     def visible_by_normal(self, vertices: Tensor) -> Tensor:
         """Landmarks around which the average surface normal does not turn away (PARM, section 4.2); bool ``[B, 68]``.
@@ -216,51 +185,10 @@ class FaceMaps(nn.Module):
                 "landmarks, or use the model 'embedded'."
             )
 
-    def _need_uv(self) -> None:
-        if self.model.uv is None:
+    def _need_uv(self) -> PositionMap:
+        if self.texels is None:
             raise ConfigurationError(
                 f"Face model {self.model.name!r} has no UV map, which position maps need: import the model again (a UV "
                 "map is derived) or use the model 'embedded'."
             )
-
-
-def _barycentric(place: Tensor, corners: Tensor) -> Tensor:
-    """Float64 weights ``[N, 3]`` of places ``[N, 2]`` in triangles ``[N, 3, 2]``, at most a triangle outside."""
-    a, b, c = corners.double().unbind(1)
-    ab, ac, ap = b - a, c - a, place.double() - a
-    area = ab[:, 0] * ac[:, 1] - ab[:, 1] * ac[:, 0]
-    area = torch.where(area.abs() < 1e-9, torch.inf, area)  # no area: its first corner
-    second = (ap[:, 0] * ac[:, 1] - ap[:, 1] * ac[:, 0]) / area
-    third = (ab[:, 0] * ap[:, 1] - ab[:, 1] * ap[:, 0]) / area
-    weights = torch.stack((1.0 - second - third, second, third), dim=1)
-    inside = weights.clamp_min(0.0)
-    far = weights.amin(1, keepdim=True) < -1.0
-    return torch.where(far, inside / inside.sum(1, keepdim=True), weights)
-
-
-def _continue_outside(place: Tensor, uv: Tensor, uv_faces: Tensor) -> tuple[Tensor, Tensor]:
-    """Nearest triangle at the border of a UV map, and the place to read it at.
-
-    Args:
-        place: ``[N, 2]`` in texels, outside the map.
-        uv: ``[V_uv, 2]`` in texels.
-        uv_faces: ``[F_uv, 3]``.
-
-    Returns:
-        Triangles ``[N]`` and places ``[N, 2]``, no further than 1.5 texels from the border.
-    """
-    edges = torch.cat((uv_faces[:, [0, 1]], uv_faces[:, [1, 2]], uv_faces[:, [2, 0]]))
-    owner = torch.arange(uv_faces.shape[0]).repeat(3)
-    _, inverse, counts = torch.unique(edges.sort(dim=1)[0], dim=0, return_inverse=True, return_counts=True)
-    border = counts[inverse] == 1
-    edges, owner = edges[border], owner[border]
-    start, edge = uv[edges[:, 0]], uv[edges[:, 1]] - uv[edges[:, 0]]
-    triangles, points = [], []
-    for some in torch.split(place, 4096):
-        along = ((some[:, None] - start) * edge).sum(-1) / edge.square().sum(-1).clamp_min(1e-12)
-        nearest = start + along.clamp(0.0, 1.0)[..., None] * edge
-        distance, which = (some[:, None] - nearest).norm(dim=-1).min(dim=1)
-        foot = nearest[torch.arange(some.shape[0]), which]
-        triangles.append(owner[which])
-        points.append(foot + (some - foot) * (1.5 / distance.clamp_min(1.5))[:, None])
-    return torch.cat(triangles), torch.cat(points)
+        return self.texels

@@ -14,10 +14,11 @@ from datamodules import florence
 from datamodules.aflwlfpa import AFLWLFPA
 from datamodules.base import FaceDataModule
 from datamodules.bp4d import BP4D
+from datamodules.components.annotations import read_annotations
+from datamodules.components.sampling import EvaluationSampler
+from datamodules.components.tables import TableFaceDataset
 from datamodules.florence import Florence
 from datamodules.menpo import Menpo3D
-from datamodules.sampling import EvaluationSampler
-from datamodules.table import TableFaceDataset, read_annotations
 from datamodules.threedfaw import ThreeDFAW
 from lightning_faces.errors import ConfigurationError, DataError
 from lightning_faces.geometry import weak_perspective
@@ -197,7 +198,7 @@ def test_missing_double_and_damaged_tables_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"neither annotations\.csv nor"):
         read_annotations(tmp_path, "66")
     (tmp_path / "annotations.npz").write_bytes(b"damaged")
-    with pytest.raises(DataError, match=r"annotations\.npz cannot be read"):
+    with pytest.raises(DataError, match=r"annotations\.npz is not a whole NPZ file"):
         read_annotations(tmp_path, "66")
     (tmp_path / "annotations.csv").write_text("file\n")
     with pytest.raises(DataError, match="has both"):

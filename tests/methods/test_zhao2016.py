@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +14,11 @@ import tests.fakes.noise_faces  # noqa: F401 - makes NoiseFaces a short name
 from lightning_faces.batch import FaceBatch, collate_faces
 from lightning_faces.cli import main as cli_main
 from lightning_faces.errors import ConfigurationError
+from lightning_faces.evaluation.records import read_record
+from lightning_faces.heads.depth import DepthHead, depth_loss, standardize
+from lightning_faces.heads.landmarks import error_difference_loss, local_loss, pairwise_loss
 from lightning_faces.methods import Zhao2016
 from lightning_faces.methods.base import term_means, weighted_sum
-from lightning_faces.methods.zhao2016 import (
-    DepthNetwork,
-    depth_loss,
-    error_difference_loss,
-    local_loss,
-    pairwise_loss,
-    standardize,
-)
-from lightning_faces.records import read_record
 from tests.methods.losses import loss_of, mean_of
 
 SHAPES: dict[str, tuple[int, ...]] = {
@@ -149,10 +142,10 @@ def test_printed_depth_network_cannot_leave_the_range_of_tanh() -> None:
     torch.manual_seed(0)
     value = torch.randn(64, 68, 2) * 30
     for output, reaches in (("tanh", False), ("linear", True)):
-        network = DepthNetwork(68, output)  # type: ignore[arg-type]
+        network = DepthHead(68, output=output)  # type: ignore[arg-type]
         with torch.no_grad():
             network.layers[10].weight.mul_(20)  # type: ignore[operator, union-attr]
-        assert bool((network(value).abs() > 1).any()) is reaches
+        assert bool((network.standard_depth(value).abs() > 1).any()) is reaches
         assert [m.out_features for m in network.layers if isinstance(m, torch.nn.Linear)] == [136] * 5 + [68]
 
 
@@ -166,8 +159,8 @@ def test_two_dimensional_samples_train_the_landmark_network_only() -> None:
     means = term_means(terms)
     weighted_sum(terms, means).backward()
     assert float(means["depth"].detach()) == 0.0
-    assert all(not bool(p.grad.any()) for p in method.depth_network.parameters() if p.grad is not None)
-    assert all(bool(p.grad.any()) for p in method.landmark_network.regression.parameters() if p.grad is not None)
+    assert all(not bool(p.grad.any()) for p in method.depth_head.parameters() if p.grad is not None)
+    assert all(bool(p.grad.any()) for p in method.landmark_head.parameters() if p.grad is not None)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +173,7 @@ def test_stages_train_their_part(stage: Any, landmarks_move: bool, depth_moves: 
     loss_of(method, face_batch(4)).backward()
     trained = [
         any(p.grad is not None and bool(p.grad.any()) for p in part.parameters())
-        for part in (method.landmark_network, method.depth_network)
+        for part in (method.landmark_head, method.depth_head)
     ]
     assert trained == [landmarks_move, depth_moves]
 
@@ -189,7 +182,7 @@ def test_new_views_turn_the_landmarks_rigidly() -> None:
     torch.manual_seed(0)
     method = Zhao2016(image_size=32, channels=(4, 4, 4, 4), hidden=16, view_angles=(0.0, 90.0, 0.0))
     face = torch.randn(5, 68, 3, dtype=torch.float64)
-    views = method._new_views(face)
+    views = method.depth_head.new_views(face)
     torch.testing.assert_close(torch.cdist(views, views), torch.cdist(face, face), atol=1e-6, rtol=0)
     torch.testing.assert_close(views[..., 1], (face - face.mean(dim=1, keepdim=True))[..., 1])  # yaw keeps heights
     assert float((views[..., 0] - face[..., 0]).abs().max()) > 0.5
@@ -222,14 +215,14 @@ def test_prediction_is_in_image_pixels_with_zero_mean_depth() -> None:
     batch = face_batch(1, image_size=40)
     points_3d = method.predict_faces(batch).landmarks
     assert points_3d.shape == (1, 66, 3)
-    unit = method.landmark_network(batch["image"])
+    unit = method.landmark_head(method.backbone.extract(batch["image"]))
     torch.testing.assert_close(points_3d[..., :2], unit * 20 + 19.5)
 
 
 def test_an_exponent_below_one_is_refused() -> None:
     with pytest.raises(ConfigurationError, match=r"error_exponent is 0.5"):
         Zhao2016(error_exponent=0.5)
-    assert math.isclose(Zhao2016(image_size=32, error_exponent=1.0).error_exponent, 1.0)
+    assert Zhao2016(image_size=32, error_exponent=1.0).landmark_head.error_exponent == 1.0
 
 
 def test_a_timm_model_stands_in_for_the_2d_network() -> None:
@@ -265,7 +258,7 @@ def test_the_local_loss_is_a_mean_distance_without_squares() -> None:
     ("options", "message"),
     [
         ({"encoder": "resnet_of_mine"}, "encoder is 'resnet_of_mine': use 'paper' or a timm model's name"),
-        ({"encoder": "resnet10t", "encoder_args": {"chanels": [1]}}, "does not take {'num_classes': 0, 'chanels'"),
+        ({"encoder": "resnet10t", "encoder_args": {"chanels": [1]}}, "does not take {'chanels'"),
         ({"encoder_args": {"channels": [8]}}, "the encoder is the paper's: name a timm model"),
     ],
 )
@@ -284,7 +277,7 @@ def test_the_depth_stage_adds_depth_to_true_points_in_crops_of_any_size() -> Non
     predicted = method.predict_faces(batch).landmarks
     torch.testing.assert_close(predicted[..., :2], batch["landmarks"][..., :2])
     standard, _, scale = standardize(batch["landmarks"][..., :2])
-    torch.testing.assert_close(predicted[..., 2], method.depth_network(standard) * scale[..., 0])
+    torch.testing.assert_close(predicted[..., 2], method.depth_head.standard_depth(standard) * scale[..., 0])
     del batch["landmarks"]
     with pytest.raises(ConfigurationError, match="adds depth to true 2D landmarks, and these data have none"):
         method.predict_faces(batch)
@@ -321,9 +314,9 @@ def test_stages_hand_their_weights_on(tmp_path: Path, monkeypatch: pytest.Monkey
         states[name] = saved["state_dict"]
     for key, value in states["one"].items():
         kept = torch.equal(states["two"][key], value)
-        assert kept is key.startswith("landmark_network"), key
+        assert kept is key.startswith(("backbone", "landmark_head")), key
     moved = [key for key, value in states["two"].items() if not torch.equal(states["three"][key], value)]
-    assert {key.split(".")[0] for key in moved} == {"landmark_network", "depth_network"}
+    assert {key.split(".")[0] for key in moved} == {"backbone", "landmark_head", "depth_head"}
     cli_main(
         ["test", "--data", "NoiseFaces", "--data.image_size=8", "--ckpt_path=runs/stages/two/checkpoints/best.ckpt"]
     )

@@ -15,9 +15,9 @@ import torch
 
 from datamodules import SyntheticFaces
 from lightning_faces.cli import main as cli_main
+from lightning_faces.evaluation.records import Record, read_record
 from lightning_faces.geometry.alignment import apply_similarity, similarity_transform
 from lightning_faces.geometry.rotation import euler_to_matrix
-from lightning_faces.records import Record, read_record
 from lightning_faces.rendering.synthesis import SynthesisOptions
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,11 +94,11 @@ def test_depth_from_true_landmarks(
     assert found.protocol["input"] == "true 2D landmarks"
     assert found.metrics["gte"].samples == 12
     # The benchmark's own computation, from the table and without crops, gives the same.
-    network = protocols.Zhao2016.load_from_checkpoint(best, map_location="cpu", weights_only=True).eval().depth_network
+    head = protocols.Zhao2016.load_from_checkpoint(best, map_location="cpu", weights_only=True).eval().depth_head
     module = protocols.StandInFor3DFAW(root=str(root), test_size=12)
     split = module.make_dataset("test", module.available_targets)
     points = torch.from_numpy(split.table.landmarks[split.rows]).float()
-    errors = protocols.depth_errors(points, lambda p: network(p[..., :2]))
+    errors = protocols.depth_errors(points, lambda p: head.standard_depth(p[..., :2]))
     assert errors.mean() == pytest.approx(found.metrics["gte"].value, rel=1e-3)
     assert protocols.depth_errors(points, lambda p: p[..., 2]).max() == pytest.approx(0, abs=1e-6)
 
