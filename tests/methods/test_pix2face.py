@@ -10,57 +10,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_faces.batch import FaceBatch, collate_faces
+from lightning_faces.batch import FaceBatch
 from lightning_faces.errors import ConfigurationError
-from lightning_faces.geometry import weak_perspective
-from lightning_faces.geometry.camera import face_size
 from lightning_faces.heads.geometry_images import GeometryImages
 from lightning_faces.methods import Pix2Face
 from lightning_faces.methods.pix2face.method import DECAY
 from lightning_faces.morphable import MorphableModel
-from lightning_faces.rendering.maps import FaceMaps
+from tests.methods.faces import rendered_faces
 from tests.methods.losses import loss_of
 
 
 @pytest.fixture(scope="module")
 def model() -> MorphableModel:
     return MorphableModel.load("embedded")
-
-
-def face_batch(model: MorphableModel, count: int, size: int, seed: int = 0) -> tuple[FaceBatch, Tensor]:
-    """Faces with perfect targets, of which the image shows the offsets and the PNCC, so that a network can learn them.
-
-    Returns:
-        The batch and the true vertices ``[B, V, 3]``, image frame.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    identity = torch.randn(count, model.num_identity, generator=generator)
-    expression = 0.3 * torch.rand(count, model.num_expression, generator=generator)
-    shapes = model.vertices(identity, expression)
-    angles = torch.tensor([0.2, 0.5, 0.2]) * torch.randn(count, 3, generator=generator)
-    scale = torch.full((count, 1), size / 260)
-    pose = torch.cat((scale, angles, torch.full((count, 2), (size - 1) / 2)), dim=1)
-    vertices = weak_perspective(shapes, pose)
-    maps = FaceMaps(model, size)
-    pncc, offsets, mask = maps.pncc(maps.face_region(vertices), shapes)
-    landmarks = model.landmarks(vertices)
-    samples: list[dict[str, Any]] = []
-    for i in range(count):
-        shown = 0.5 + pncc[i] / 400 + offsets[i] / 100
-        targets = {
-            "landmarks": landmarks[i],
-            "landmark_mask": torch.ones(68, 3, dtype=torch.bool),
-            "face_size": face_size(landmarks[i]),
-            "pose": pose[i],
-            "coefficients": torch.cat((identity[i], expression[i])),
-            "pncc": pncc[i],
-            "offsets": offsets[i],
-            "face_mask": mask[i],
-        }
-        named = {"index": i, "sample_id": str(i), "box": torch.zeros(4), "crop_to_file": torch.eye(3)[:2]}
-        samples.append({"image": shown.clamp(0, 1), **named, **targets})
-    shapes_of = {key: tuple(value.shape) for key, value in targets.items()}
-    return collate_faces(samples, shapes_of), vertices
 
 
 def small(**options: Any) -> Pix2Face:
@@ -99,7 +61,7 @@ def test_the_rate_falls_as_in_the_paper() -> None:
 
 def test_the_loss_is_the_mean_difference_of_six_planes_with_the_origin_as_background(model: MorphableModel) -> None:
     method = small()
-    batch, _ = face_batch(model, 2, 64)
+    batch, _ = rendered_faces(model, 2, 64)
     assert float(sum(term.value.sum() for term in method.head.terms(perfect(method, batch), batch).values())) < 1e-5
     low, half = method.head.centre.numpy(), method.head.half_side.numpy()
     output = method(batch["image"])
@@ -116,7 +78,7 @@ def test_the_loss_is_the_mean_difference_of_six_planes_with_the_origin_as_backgr
 
 def test_a_sample_without_images_adds_nothing(model: MorphableModel) -> None:
     method = small()
-    batch, _ = face_batch(model, 3, 64)
+    batch, _ = rendered_faces(model, 3, 64)
     alone = {key: value[:1] for key, value in batch.items() if isinstance(value, Tensor)}
     alone["has"] = {key: value[:1] for key, value in batch["has"].items()}
     for key in ("pncc", "offsets", "face_mask"):
@@ -127,7 +89,7 @@ def test_a_sample_without_images_adds_nothing(model: MorphableModel) -> None:
 
 def test_perfect_planes_are_read_as_the_faces_that_they_show(model: MorphableModel) -> None:
     method = small(image_size=128)
-    batch, vertices = face_batch(model, 6, 128)
+    batch, vertices = rendered_faces(model, 6, 128)
     faces = method.head.read(perfect(method, batch), batch)
     assert faces.valid is not None and bool(faces.valid.all())
     assert faces.pose is not None and faces.vertices is not None
@@ -143,7 +105,7 @@ def test_perfect_planes_are_read_as_the_faces_that_they_show(model: MorphableMod
 
 def test_a_picture_without_a_face_is_not_valid(model: MorphableModel) -> None:
     method = small()
-    batch, _ = face_batch(model, 2, 64)
+    batch, _ = rendered_faces(model, 2, 64)
     output = perfect(method, batch)
     background = (-method.head.centre / method.head.half_side).expand(3, 64, 64)
     output.pncc[0] = background
@@ -171,7 +133,7 @@ def test_a_wrong_option_is_refused(options: dict[str, Any], message: str) -> Non
 @pytest.mark.parametrize("options", [{}, {"upsampling": "transposed"}, {"encoder": "resnet10t"}])
 def test_loss_falls_on_a_few_faces(model: MorphableModel, options: dict[str, Any]) -> None:
     method = small(**options)
-    batch, _ = face_batch(model, 4, 64)
+    batch, _ = rendered_faces(model, 4, 64)
     optimizer = torch.optim.Adam(method.parameters(), lr=3e-3, betas=(0.5, 0.9))
     losses = []
     for _ in range(40):
@@ -187,7 +149,7 @@ def test_loss_falls_on_a_few_faces(model: MorphableModel, options: dict[str, Any
 def test_overfits_four_faces(model: MorphableModel) -> None:
     """What it learns by heart it reads back to 2 mm a pixel and 2 % of the face size at the landmarks."""
     method = small(width=16, depth=5)
-    batch, _ = face_batch(model, 4, 64)
+    batch, _ = rendered_faces(model, 4, 64)
     steps = 1500
     optimizer = torch.optim.Adam(method.parameters(), lr=2e-3, betas=(0.5, 0.9))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
@@ -212,7 +174,7 @@ def test_paper_exact_network_learns_in_50_full_size_steps(model: MorphableModel)
     torch.manual_seed(0)
     torch.set_num_threads(2)
     method = Pix2Face()
-    batch, _ = face_batch(model, 8, 256)
+    batch, _ = rendered_faces(model, 8, 256)
     assert method.make_optimizer is not None
     optimizer = method.make_optimizer(method.parameters())
     losses = []
