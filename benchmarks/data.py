@@ -21,7 +21,7 @@ from scipy.io import savemat
 from datamodules.aflw2000 import AFLW20003D
 from datamodules.augment import MildAugmentation, Pix2faceAugmentation, PRNetAugmentation, ZhaoAugmentation
 from datamodules.base import FaceDataset
-from datamodules.crop import Augmentation
+from datamodules.components.transform import Augmentation
 from datamodules.w300lp import W300LP
 
 SIDE, COUNT, IMAGE_SIZE = 450, 48, 256

@@ -26,18 +26,18 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
 
 from datamodules import AFLW20003D, BP4D, SyntheticFaces, ThreeDFAW
-from datamodules.base import CHEAP_TARGETS
-from datamodules.table import Annotations
+from datamodules.components.annotations import Annotations
 from lightning_faces.__main__ import main as lightning_faces
 from lightning_faces.batch import FaceBatch, collate_faces
-from lightning_faces.bootstrap import bootstrap_means, interval
+from lightning_faces.evaluation.bootstrap import bootstrap_means, interval
+from lightning_faces.evaluation.records import read_record
 from lightning_faces.geometry.alignment import apply_similarity, similarity_transform
 from lightning_faces.geometry.landmarks import landmark_groups
 from lightning_faces.heads.depth import standardize
 from lightning_faces.methods import Zhao2016
 from lightning_faces.metrics.functional import average_point_error, ground_truth_error
-from lightning_faces.records import read_record
 from lightning_faces.rendering.synthesis import SynthesisOptions
+from lightning_faces.targets import CHEAP_TARGETS, target_shapes
 
 RUNS = Path("runs/zhao2016_protocols")
 STAND_INS = Path("cache/stand_ins")
@@ -91,7 +91,7 @@ class _InMemory(ThreeDFAW):
         key = (dataset.fingerprint(), self.image_size)
         if key not in self._read:
             samples = dataset.samples(range(len(dataset)))
-            self._read[key] = _Memory(collate_faces(samples, self.target_shapes(dataset.targets)))
+            self._read[key] = _Memory(collate_faces(samples, target_shapes(dataset.targets, self.spec)))
         memory = self._read[key]
         training = split == "train"
         order: Any = RandomSampler(memory) if training else SequentialSampler(memory)

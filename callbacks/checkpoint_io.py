@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import secrets
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
+from lightning_faces.methods.torch_file import is_whole, read_torch_file
+
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its target, syncs it to the disk and renames it.
+    """Writes a checkpoint beside its target, syncs it to the disk and renames it; reads one as data.
 
     Lightning stages checkpoints in the system's temporary folder and moves them, which is a copy between file systems:
     a process killed in the middle leaves a truncated checkpoint under the final name.
@@ -37,14 +38,37 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         finally:
             temporary.unlink(missing_ok=True)
 
+    def load_checkpoint(
+        self,
+        path: str | os.PathLike[str],
+        map_location: Any | None = None,
+        weights_only: bool | None = None,
+    ) -> dict[str, Any]:
+        """Read a checkpoint as data, with tensors on the CPU; it may be anyone's."""
+        path = Path(path)
+        checkpoint: dict[str, Any] = read_torch_file(path)
+        states = checkpoint.get("callbacks") if isinstance(checkpoint, dict) else None
+        for state in states.values() if isinstance(states, dict) else []:
+            forget_other_files(state, path.absolute().parent)
+        return checkpoint
 
-def is_whole(path: Path) -> bool:
-    """Whether a checkpoint can be read to its end: all its parts are there and their checksums fit."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except (zipfile.BadZipFile, EOFError, OSError):
-        return False
+
+def forget_other_files(state: Any, folder: Path) -> None:
+    """Take out of a checkpoint callback's state the files that do not lie beside the checkpoint.
+
+    A training that goes on deletes the checkpoints that are no longer the best ones: never those that a file names.
+    """
+    if not isinstance(state, dict):
+        return
+
+    def ours(value: Any) -> bool:
+        return isinstance(value, str) and Path(value) == folder / Path(value).name and value.endswith(".ckpt")
+
+    for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
+        if key in state and not ours(state[key]):
+            state[key] = ""
+    if isinstance(state.get("best_k_models"), dict):
+        state["best_k_models"] = {path: score for path, score in state["best_k_models"].items() if ours(path)}
 
 
 def newest_whole(folder: Path) -> tuple[Path | None, list[Path]]:

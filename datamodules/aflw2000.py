@@ -8,12 +8,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.dense import DenseTargets
-from datamodules.files import OnError
-from datamodules.fitted import Box, Fields, FittedFaceDataModule, FittedFaceDataset, FittedPose, photograph_pairs
-from datamodules.matfile import read_mat
-from datamodules.splits import balanced_draw
+from datamodules.components.dense import DenseTargets
+from datamodules.components.files import OnError
+from datamodules.components.fitted import (
+    SOURCE,
+    Box,
+    Fields,
+    FittedFaceDataModule,
+    FittedFaceDataset,
+    FittedPose,
+    photograph_pairs,
+)
+from datamodules.components.matfile import read_mat
 from lightning_faces.errors import ConfigurationError, DataError
+from lightning_faces.yaw_bins import balanced_draw
 
 
 class AFLW20003DDataset(FittedFaceDataset):
@@ -108,10 +116,7 @@ class AFLW20003D(FittedFaceDataModule):
     """
 
     folders = ("aflw2000_3d", "AFLW2000", "AFLW2000-3D")
-    source = (
-        "Get AFLW2000-3D (research only) from the 3DDFA project page, "
-        "http://www.cbsr.ia.ac.cn/users/xiangyuzhu/projects/3DDFA/main.htm."
-    )
+    source = f"Get AFLW2000-3D {SOURCE}"
 
     def __init__(
         self,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.files import OnError
-from datamodules.table import Annotations, TableFaceDataModule
+from datamodules.components.annotations import Annotations
+from datamodules.components.files import OnError
+from datamodules.components.tables import TableFaceDataModule
 
 
 class AFLWLFPA(TableFaceDataModule):

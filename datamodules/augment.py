@@ -1,7 +1,8 @@
 """Random changes of training samples: one class per paper, every number an option.
 
-Geometry is one 2x3 similarity that the crop applies to the image and to every target (``datamodules/crop.py``); colour,
-noise and occlusion are albumentations transforms on the crop. All randomness comes from the generator of the sample.
+Geometry is one 2x3 similarity that the crop applies to the image and to every target (``components/transform.py``);
+colour, noise and occlusion are albumentations transforms on the crop. All randomness comes from the generator of the
+sample.
 """
 
 from __future__ import annotations

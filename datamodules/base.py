@@ -12,16 +12,15 @@ import cv2
 import numpy as np
 import torch
 from lightning import LightningDataModule
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.crop import UNMIRRORED_TARGETS, Augmentation, RawFace, crop_face
-from datamodules.sampling import EvaluationSampler, SampleKey, TrainSampler
+from datamodules.components.options import check_number
+from datamodules.components.sampling import EvaluationSampler, SampleKey, TrainSampler, WholePassSampler
+from datamodules.components.transform import Augmentation, RawFace, crop_face
 from lightning_faces.batch import FaceBatch, FaceSpec, check_compatible, collate_faces
 from lightning_faces.errors import ConfigurationError, DataError
-from lightning_faces.geometry.landmarks import num_landmarks
-
-CHEAP_TARGETS = frozenset({"landmarks", "landmark_mask", "visible", "face_size", "yaw", "pose", "coefficients"})
-"""Targets that are given whenever the data set has them; the others only when the method requires them."""
+from lightning_faces.targets import CHEAP_TARGETS, MODEL_TARGETS, target_shapes
 
 
 class FaceDataset(Dataset[dict[str, Any]], ABC):
@@ -92,6 +91,45 @@ def start_worker(worker_id: int) -> None:
     cv2.setNumThreads(0)
 
 
+class WholeBatches(Dataset[list[dict[str, Any]]]):
+    """A data set whose items are batches, for samplers that decide how large each batch is.
+
+    Args:
+        source: Gives samples for keys, with ``__getitems__``.
+    """
+
+    def __init__(self, source: Any) -> None:
+        self.source = source
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, keys: Sequence[SampleKey]) -> Any:
+        return self.source.__getitems__(keys)
+
+
+class Sealed:
+    """A batch on its way to the device that Lightning does not look into.
+
+    Where the network has half precision, Lightning rounds every number of a batch, the truth too, and errors would be
+    measured against rounded labels.
+
+    Args:
+        batch: What the loader made.
+    """
+
+    def __init__(self, batch: Any) -> None:
+        self.batch = batch
+
+    def pin_memory(self) -> Sealed:
+        """The batch in memory that a GPU can read; called by the loader."""
+        return Sealed(apply_to_collection(self.batch, torch.Tensor, torch.Tensor.pin_memory))
+
+
+def _collate_sealed(samples: Any, collate: Callable[[Any], Any]) -> Sealed:
+    return Sealed(collate(samples))
+
+
 class FaceDataModule(LightningDataModule, ABC):
     """Loaders, samplers and the check that a method and its data fit.
 
@@ -120,10 +158,11 @@ class FaceDataModule(LightningDataModule, ABC):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        least_values = (("image_size", image_size, 8), ("batch_size", batch_size, 1), ("margin", margin, 0.1))
-        for name, value, least in least_values:
-            if value < least:
-                raise ConfigurationError(f"data option {name} is {value}; it must be at least {least}.")
+        check_number("data option image_size", image_size, 8, 4096)
+        check_number("data option batch_size", batch_size, 1)
+        check_number("data option num_workers", num_workers, 0, 512)
+        check_number("data option margin", margin, 0.1, 100)
+        check_number("data option seed", seed, 0, 2**32 - 1)
         self.image_size, self.batch_size, self.num_workers = image_size, batch_size, num_workers
         self.margin, self.augmentation, self.seed = margin, augmentation, seed
         self.datasets: dict[str, FaceDataset] = {}
@@ -164,48 +203,30 @@ class FaceDataModule(LightningDataModule, ABC):
             dataset = self.make_dataset(split, targets)
             if dataset is None:
                 continue
-            dataset.image_size, dataset.margin, dataset.seed = self.image_size, self.margin, self.seed
-            dataset.augmentation = self.augmentation if split == "train" else None
+            self.configure(dataset, split)
             self.datasets[split] = dataset
 
+    def configure(self, dataset: FaceDataset, split: str) -> None:
+        """Give a data set of a split this module's crop, and training faces their augmentation."""
+        dataset.image_size, dataset.margin, dataset.seed = self.image_size, self.margin, self.seed
+        dataset.augmentation = self.augmentation if split == "train" else None
+
     def check_reflection(self, requires: frozenset[str], method: str) -> None:
-        """Refuse an augmentation that loses what the method trains on; other targets are dropped where mirrored.
+        """Refuse a training in which reflections leave nothing to train on; else, mirrored samples lack some targets.
 
         Raises:
-            ConfigurationError: If a reflection would lose a required target.
+            ConfigurationError: If every sample is mirrored and none of the required targets can be.
         """
-        lost = sorted(requires & frozenset(UNMIRRORED_TARGETS))
-        if self.augmentation is not None and self.augmentation.flip > 0 and lost:
+        if requires and not self.trainable(requires):
             raise ConfigurationError(
-                f"data option augmentation.flip is {self.augmentation.flip}, but a reflected face has no "
-                f"{', '.join(lost)}, which {method} trains on: set it to 0."
+                f"data option augmentation.flip is 1, but a reflected face has no {', '.join(sorted(requires))}, and "
+                f"{method} trains on nothing else: set it below 1."
             )
 
-    def target_shapes(self, targets: frozenset[str]) -> dict[str, tuple[int, ...]]:
-        """Shapes of targets without the batch dimension."""
-        spec = self.spec
-        size = self.image_size
-        landmarks = num_landmarks(self.landmark_scheme)
-        coefficients = (spec.num_identity or 0) + (spec.num_expression or 0)
-        side = spec.position_map_size or 0
-        shapes: dict[str, tuple[int, ...]] = {
-            "landmarks": (landmarks, 3),
-            "landmark_mask": (landmarks, 3),
-            "visible": (landmarks,),
-            "face_size": (),
-            "yaw": (),
-            "pose": (6,),
-            "coefficients": (coefficients,),
-            "previous_coefficients": (coefficients,),
-            "vertices": (spec.num_vertices or 0, 3),
-            "position_map": (3, side, side),
-            "pncc": (3, size, size),
-            "offsets": (3, size, size),
-            "face_mask": (1, size, size),
-            "shading": (1, size, size),
-            "geometry_mask": (1, size, size),
-        }
-        return {key: shapes[key] for key in shapes if key in targets}
+    def trainable(self, requires: frozenset[str]) -> frozenset[str]:
+        """Those of the required targets that some training sample can have."""
+        always_mirrored = self.augmentation is not None and self.augmentation.flip >= 1
+        return (requires & self.available_targets) - (MODEL_TARGETS if always_mirrored else frozenset())
 
     def _dataset(self, split: str) -> FaceDataset:
         if split not in self.datasets:
@@ -216,29 +237,34 @@ class FaceDataModule(LightningDataModule, ABC):
         dataset = self._dataset(split)
         world = self.trainer.world_size if self.trainer is not None else 1
         rank = self.trainer.global_rank if self.trainer is not None else 0
-        sampler: TrainSampler | EvaluationSampler
         if len(dataset) < world:
             raise ConfigurationError(
                 f"The {split} split of {self.name} has {len(dataset)} samples for {world} processes: use fewer devices."
             )
-        if split == "train":
-            if len(dataset) < self.batch_size * world:
-                raise ConfigurationError(
-                    f"The train split of {self.name} has {len(dataset)} samples, fewer than one batch of "
-                    f"{self.batch_size} on each of {world} process(es): set data option batch_size to at most "
-                    f"{len(dataset) // world}."
-                )
-            skip = self._resume["batches"] * self.batch_size
-            sampler = TrainSampler(dataset, world, rank, self.seed, skip, self._resume["epoch"])
-        else:
+        sampler: TrainSampler | WholePassSampler | EvaluationSampler
+        epoch, done = self._resume["epoch"], self._resume["batches"]
+        if split != "train":
             sampler = EvaluationSampler(dataset, world, rank)
+        elif getattr(getattr(self.trainer, "lightning_module", None), "every_sample_once", False):
+            sampler = WholePassSampler(dataset, world, rank, self.batch_size, self.seed, done, epoch)
+        elif len(dataset) < self.batch_size * world:
+            raise ConfigurationError(
+                f"The train split of {self.name} has {len(dataset)} samples, fewer than one batch of "
+                f"{self.batch_size} on each of {world} process(es): set data option batch_size to at most "
+                f"{len(dataset) // world}."
+            )
+        else:
+            sampler = TrainSampler(dataset, world, rank, self.seed, done * self.batch_size, epoch)
         dataset.share()
         source, collate = self.loader_parts(split)
+        if self._rounds_batches():
+            collate = partial(_collate_sealed, collate=collate)
+        whole = isinstance(sampler, WholePassSampler)
         return DataLoader(
-            source,
-            batch_size=self.batch_size,
+            WholeBatches(source) if whole else source,
+            batch_size=None if whole else self.batch_size,
             sampler=sampler,
-            drop_last=split == "train",
+            drop_last=split == "train" and not whole,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0 and split in ("train", "val"),
             pin_memory=torch.cuda.is_available(),
@@ -252,7 +278,25 @@ class FaceDataModule(LightningDataModule, ABC):
         A subclass that completes its batches on the device, in ``on_after_batch_transfer``, overrides it.
         """
         dataset = self._dataset(split)
-        return dataset, partial(collate_faces, shapes=self.target_shapes(dataset.targets))
+        return dataset, partial(collate_faces, shapes=target_shapes(dataset.targets, self.spec))
+
+    def _rounds_batches(self) -> bool:
+        """Whether Lightning would give batches less than single precision before they reach the method."""
+        if self.trainer is None:
+            return False
+        return torch.finfo(self.trainer.precision_plugin.convert_input(torch.zeros(1)).dtype).bits < 32
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Send a batch to the device, in the precision that the loader gave it."""
+        if isinstance(batch, Sealed):
+            batch = batch.batch
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Give the image the precision that the network takes; the truth keeps its own."""
+        if self.trainer is None:
+            return batch
+        return {**batch, "image": self.trainer.precision_plugin.convert_input(batch["image"])}
 
     def train_dataloader(self) -> DataLoader[FaceBatch]:
         """Shuffled, augmented training batches."""

@@ -7,9 +7,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.files import OnError
-from datamodules.splits import draw_by_yaw
-from datamodules.table import Annotations, TableFaceDataModule
+from datamodules.components.annotations import Annotations
+from datamodules.components.files import OnError
+from datamodules.components.splits import draw_by_yaw
+from datamodules.components.tables import TableFaceDataModule
 from lightning_faces.errors import ConfigurationError, DataError
 
 PROTOCOL = ((0.0, 10.0, 100), (10.0, 20.0, 500), (20.0, 30.0, 500))

@@ -10,10 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from datamodules.base import FaceDataset
-from datamodules.crop import RawFace
-from datamodules.files import OnError
-from datamodules.scans import registered_scan
-from datamodules.table import Annotations, TableFaceDataModule, TableFaceDataset
+from datamodules.components.annotations import Annotations
+from datamodules.components.files import OnError
+from datamodules.components.scans import registered_scan
+from datamodules.components.tables import TableFaceDataModule, TableFaceDataset
+from datamodules.components.transform import RawFace
 from lightning_faces.batch import FaceSpec
 from lightning_faces.errors import DataError
 from lightning_faces.geometry import weak_perspective
@@ -67,7 +68,7 @@ class Florence(TableFaceDataModule):
     -15, 20 and 25 degrees, by the author of the renderings pitch -15, -20 and -25, with yaw -80, -40, 0, 40 and 80. The
     table has a row per rendering: file, subject, view, yaw, the pose that places the scan (millimetres, x to the image
     right of a frontal face, y up, z to the viewer) in the picture, scan, and a box or landmarks. Each scan has a table
-    of landmarks beside it (``datamodules/scans.py``). FRGC v2 or any other scans with pictures come in the same way.
+    of landmarks beside it (``components/scans.py``). FRGC v2 or any other scans with pictures come in the same way.
 
     Args:
         root: The folder, or a parent of ``Florence``; None takes the environment's ``LIGHTNING_FACES_DATA``.

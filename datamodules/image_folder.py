@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.base import FaceDataset
-from datamodules.crop import RawFace
-from datamodules.files import FileFaceDataModule, FileFaceDataset, OnError, inside, walk_files
-from datamodules.images import IMAGE_SUFFIXES, read_image
-from datamodules.video import VIDEO_SUFFIXES, count_frames, video_reader
+from datamodules.components.files import FileFaceDataModule, FileFaceDataset, OnError, inside, walk_files
+from datamodules.components.images import IMAGE_SUFFIXES, read_image
+from datamodules.components.transform import RawFace
+from datamodules.components.video import VIDEO_SUFFIXES, count_frames, video_reader
 from lightning_faces.errors import DataError
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datamodules.table import TableFaceDataModule
+from datamodules.components.tables import TableFaceDataModule
 
 
 class Menpo3D(TableFaceDataModule):

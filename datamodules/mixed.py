@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import fields
 from functools import lru_cache
@@ -13,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.base import FaceDataModule, FaceDataset
-from datamodules.crop import RawFace
-from datamodules.sampling import SampleKey
+from datamodules.components.options import check_number
+from datamodules.components.sampling import SampleKey
+from datamodules.components.transform import RawFace
 from lightning_faces.batch import FaceSpec
 from lightning_faces.errors import ConfigurationError
 
@@ -32,6 +34,11 @@ class JoinedDataset(FaceDataset):
         self.parts = list(parts)
         self.targets = frozenset().union(*(part.targets for part in parts))
         self.starts = [0, *accumulate(len(part) for part in parts)]
+        lengths = [getattr(part, "sequence_lengths", None) for part in parts]
+        self.sequence_lengths: list[int] | None = None
+        if any(lengths):
+            # A sample of a part without sequences is one of its own.
+            self.sequence_lengths = [n for part, own in zip(parts, lengths) for n in own or [1] * len(part)]
 
     def __len__(self) -> int:
         return self.starts[-1]
@@ -143,12 +150,12 @@ class Mixed(FaceDataModule):
         super().__init__(image_size, batch_size, num_workers, seed=seed)
         if not members:
             raise ConfigurationError("Mixed option members is empty: name at least one data module.")
-        if weights is not None and (len(weights) != len(members) or min(weights) <= 0):
+        if weights is not None and (len(weights) != len(members) or not all(0 < w < math.inf for w in weights)):
             raise ConfigurationError(
                 f"Mixed option weights is {weights} for {len(members)} members: give one positive number for each."
             )
-        if epoch_size is not None and epoch_size < 1:
-            raise ConfigurationError(f"Mixed option epoch_size is {epoch_size}; it must be at least 1.")
+        if epoch_size is not None:
+            check_number("Mixed option epoch_size", epoch_size, 1)
         self.members, self.weights, self.epoch_size = members, weights, epoch_size
         self.available_targets = frozenset().union(*(member.available_targets for member in members))
         self.landmark_scheme = members[0].landmark_scheme
@@ -183,6 +190,7 @@ class Mixed(FaceDataModule):
 
     def setup(self, stage: str) -> None:
         """Set up the members' data sets and join them."""
+        self.data_spec()  # refuses two face models before a face is read
         for member in self.members:
             member.trainer = self.trainer
         super().setup(stage)
@@ -192,10 +200,24 @@ class Mixed(FaceDataModule):
         for member in self.members:
             member.teardown(stage)
 
-    def check_reflection(self, requires: frozenset[str], method: str) -> None:
-        """Each member's own augmentation must keep the targets that it has."""
-        for member in self.members:
-            member.check_reflection(requires & member.available_targets, method)
+    def trainable(self, requires: frozenset[str]) -> frozenset[str]:
+        """What the samples of any member can have."""
+        return frozenset().union(*(member.trainable(requires) for member in self.members))
+
+    def configure(self, dataset: FaceDataset, split: str) -> None:
+        """The members' data sets have their own crops; the joined one only says which.
+
+        Raises:
+            ConfigurationError: If members that are tested together have different crops, as no record could say which.
+        """
+        assert isinstance(dataset, JoinedDataset)
+        margins = sorted({part.margin for part in dataset.parts})
+        if split == "test" and len(margins) > 1:
+            raise ConfigurationError(
+                f"Mixed tests its members together, but their crops have margins {', '.join(map(str, margins))}: set "
+                "option margin of all to the same, or test them one by one."
+            )
+        dataset.image_size, dataset.margin, dataset.seed = self.image_size, margins[-1], self.seed
 
     def make_dataset(self, split: str, targets: frozenset[str]) -> FaceDataset | None:
         """Training samples in proportion, or all samples of the members' other splits."""
@@ -208,8 +230,7 @@ class Mixed(FaceDataModule):
                         f"{member.name} (member {number}) has no train split: take it and its weight out of Mixed."
                     )
                 continue
-            part.image_size, part.margin, part.seed = self.image_size, member.margin, member.seed
-            part.augmentation = member.augmentation if split == "train" else None
+            member.configure(part, split)
             member.datasets[split] = part
             parts.append(part)
         if not parts:
@@ -221,5 +242,11 @@ class Mixed(FaceDataModule):
         if not all(counts):
             raise ConfigurationError(
                 f"Mixed option epoch_size {self.epoch_size} leaves a member without a sample: make it larger."
+            )
+        method = getattr(self.trainer, "lightning_module", None)
+        if counts != sizes and getattr(method, "every_sample_once", False):
+            raise ConfigurationError(
+                f"{type(method).__name__} must see each sample once in a pass, but Mixed has options weights or "
+                "epoch_size: leave them out."
             )
         return MixedDataset(parts, counts, self.seed)

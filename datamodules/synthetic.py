@@ -20,21 +20,20 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.augment import MildAugmentation
-from datamodules.base import CHEAP_TARGETS, FaceDataModule, FaceDataset, start_worker
-from datamodules.crop import UNMIRRORED_TARGETS, Augmentation, RawFace
-from datamodules.device import crop_faces
-from datamodules.sampling import SampleKey
+from datamodules.base import FaceDataModule, FaceDataset, start_worker
+from datamodules.components.options import check_number
+from datamodules.components.sampling import SampleKey
+from datamodules.components.transform import Augmentation, RawFace, crop_faces, draw_change
 from lightning_faces.batch import SAMPLE_NUMBERS, FaceSpec
 from lightning_faces.errors import ConfigurationError, DataError
 from lightning_faces.geometry.camera import box_of_points
 from lightning_faces.morphable import MorphableModel
 from lightning_faces.rendering.synthesis import SYNTHESIS_VERSION, FaceSynthesizer, Scene, SynthesisOptions
+from lightning_faces.targets import CHEAP_TARGETS, MODEL_TARGETS, TARGETS, target_shapes
 
 SPLITS = ("train", "val", "test")
 RENDER_CHUNK = 16
 """Faces rendered together while a cache is filled."""
-HALF_PRECISION = frozenset({"position_map", "pncc", "offsets", "vertices"})
-"""Dense targets are cached as float16: at 200 pixels that rounds by 0.06 pixels at most."""
 
 
 @dataclass(frozen=True)
@@ -180,11 +179,8 @@ class SceneDataset(Dataset[dict[str, Any]]):
         changes, mirrored = [], []
         for index, draw in keys:
             rng = np.random.default_rng((faces.seed, draw, index))
-            change, reflect = np.eye(2, 3), False
-            if faces.augmentation is not None:
-                change = faces.augmentation.matrix(faces.image_size, rng)
-                reflect = bool(rng.random() < faces.augmentation.flip)
-            changes.append(change)
+            change, reflect = draw_change(faces.augmentation, faces.image_size, rng)
+            changes.append(np.eye(2, 3) if change is None else change)
             mirrored.append(reflect)
         numbers = [{**dict.fromkeys(SAMPLE_NUMBERS, -1), **faces.numbers(index)} for index in indices]
         return {
@@ -233,7 +229,8 @@ def fill_cache(dataset: SyntheticFaceDataset, folder: Path, num_workers: int) ->
             for key, value in chunk.items():
                 value = np.asarray(value)
                 if key not in arrays:
-                    dtype = np.dtype(np.float16) if key in HALF_PRECISION else value.dtype
+                    stored = TARGETS[key].stored if key in TARGETS else None
+                    dtype = np.dtype(np.float16) if stored == torch.float16 else value.dtype
                     arrays[key] = np.lib.format.open_memmap(
                         partial / f"{key}.npy", mode="w+", dtype=dtype, shape=(len(dataset), *value.shape[1:])
                     )
@@ -279,16 +276,7 @@ class SyntheticFaces(FaceDataModule):
         seed: Seed of faces, order and augmentation.
     """
 
-    available_targets = CHEAP_TARGETS | {
-        "vertices",
-        "position_map",
-        "pncc",
-        "offsets",
-        "face_mask",
-        "previous_coefficients",
-        "shading",
-        "geometry_mask",
-    }
+    available_targets = frozenset(TARGETS)
 
     def __init__(
         self,
@@ -311,11 +299,10 @@ class SyntheticFaces(FaceDataModule):
     ) -> None:
         super().__init__(image_size, batch_size, num_workers, margin, augmentation, seed)
         sizes = {"train_size": train_size, "val_size": val_size, "test_size": test_size}
-        for name, value in {**sizes, "views_per_subject": views_per_subject}.items():
-            if value < 1:
-                raise ConfigurationError(f"SyntheticFaces option {name} is {value}; it must be at least 1.")
-        if canvas < 1:
-            raise ConfigurationError(f"SyntheticFaces option canvas is {canvas}; it must be at least 1.")
+        numbers = {**sizes, "views_per_subject": views_per_subject, "position_map_size": position_map_size}
+        for name, value in numbers.items():
+            check_number(f"SyntheticFaces option {name}", value, 1)
+        check_number("SyntheticFaces option canvas", canvas, 1, 10)
         if render_on_device and cache_dir is not None:
             raise ConfigurationError(
                 f"SyntheticFaces option render_on_device draws every face anew, but cache_dir is {cache_dir!r}: set "
@@ -395,7 +382,7 @@ class SyntheticFaces(FaceDataModule):
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Complete a batch of scenes on its device; a batch that the loader rendered is left as it is."""
         if "scene" not in batch:
-            return batch
+            return super().on_after_batch_transfer(batch, dataloader_idx)
         dataset = self._dataset("train")
         assert isinstance(dataset, SyntheticFaceDataset)
         mirrored = batch["mirrored"]
@@ -403,10 +390,11 @@ class SyntheticFaces(FaceDataModule):
             renderer = self._renderer(dataset, mirrored.device)
             rendered = renderer.render(renderer.unpack(batch["scene"]), sorted(dataset.targets - CHEAP_TARGETS))
             faces = crop_faces(rendered, batch["change"], mirrored, self.image_size, self.margin)
-        keys = self.target_shapes(dataset.targets)
-        has = {key: ~mirrored if key in UNMIRRORED_TARGETS else torch.ones_like(mirrored) for key in keys}
+        keys = target_shapes(dataset.targets, self.spec)
+        has = {key: ~mirrored if key in MODEL_TARGETS else torch.ones_like(mirrored) for key in keys}
         named = {key: batch[key] for key in ("index", "sample_id", *SAMPLE_NUMBERS)}
-        return {**named, **{key: faces[key] for key in ("image", "box", "crop_to_file", *keys)}, "has": has}
+        values = {key: faces[key] for key in ("image", "box", "crop_to_file", *keys)}
+        return super().on_after_batch_transfer({**named, **values, "has": has}, dataloader_idx)
 
     def _renderer(self, dataset: SyntheticFaceDataset, device: torch.device) -> FaceSynthesizer:
         """The data set's synthesizer, or a copy of it on another device than the CPU."""

@@ -7,9 +7,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.crop import Augmentation
-from datamodules.files import OnError
-from datamodules.table import Annotations, TableFaceDataModule
+from datamodules.components.annotations import Annotations
+from datamodules.components.files import OnError
+from datamodules.components.tables import TableFaceDataModule
+from datamodules.components.transform import Augmentation
 from lightning_faces.errors import ConfigurationError, DataError
 
 

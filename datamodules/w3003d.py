@@ -2,49 +2,37 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, Literal
-
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.crop import Augmentation
-from datamodules.dense import DenseTargets
-from datamodules.files import OnError
-from datamodules.fitted import Box, Fields, FittedFaceDataModule, FittedFaceDataset, flat_labels, photograph_pairs
-from datamodules.splits import check_fraction, hold_out
+from datamodules.components.files import OnError
+from datamodules.components.fitted import (
+    SOURCE,
+    Box,
+    Fields,
+    FittedFaceDataModule,
+    FittedFaceDataset,
+    LabelledFaceDataset,
+    Landmarks,
+    photograph_pairs,
+)
+from datamodules.components.splits import check_fraction, hold_out
+from datamodules.components.transform import Augmentation
 from lightning_faces.errors import ConfigurationError
 
 TRAIN_SUBSETS = ("AFW", "HELEN", "LFPW")
 TEST_SUBSETS = ("IBUG",)
 
 
-class W3003DDataset(FittedFaceDataset):
+class W3003DDataset(LabelledFaceDataset):
     """Photographs of some subsets; for arguments, see the base class and :class:`W3003D`."""
 
     name = "300W-3D"
     fields = {"pt2d": (2, 68)}
 
-    def __init__(
-        self,
-        folder: Path,
-        samples: list[tuple[Path, Path]],
-        targets: frozenset[str],
-        landmarks: Literal["2d", "3d"] = "2d",
-        box: Box = "tight",
-        on_error: OnError = "raise",
-        dense: DenseTargets | None = None,
-    ) -> None:
-        super().__init__(folder, samples, targets, box, on_error, dense)
-        self.scheme = landmarks
-
-    def landmarks(
-        self, index: int, fields: Fields, dense: dict[str, NDArray[Any]]
-    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """The labels of iBUG, 1-based and without depth, or the face model's points."""
-        if self.scheme == "3d" and "landmarks" in dense:
-            return dense["landmarks"], np.ones((68, 3), dtype=bool)
-        return flat_labels(fields["pt2d"].T)
+    def labels(self, index: int, fields: Fields) -> NDArray[np.float64]:
+        """``pt2d``, which here is the label of the photograph itself."""
+        return fields["pt2d"].T
 
     def check_model(self, count: int = 8) -> None:
         """Nothing to compare with: the labelled contour follows the silhouette, and the model's does not."""
@@ -75,15 +63,12 @@ class W3003D(FittedFaceDataModule):
     """
 
     folders = ("300W-3D", "300W_3D", "300w_3d")
-    source = (
-        "Get 300W-3D (research only) from the 3DDFA project page, "
-        "http://www.cbsr.ia.ac.cn/users/xiangyuzhu/projects/3DDFA/main.htm."
-    )
+    source = f"Get 300W-3D {SOURCE}"
 
     def __init__(
         self,
         root: str | None = None,
-        landmarks: Literal["2d", "3d"] = "2d",
+        landmarks: Landmarks = "2d",
         val_fraction: float = 0.05,
         box: Box = "tight",
         face_model: str | None = None,

@@ -4,23 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.crop import Augmentation
-from datamodules.dense import DenseTargets
-from datamodules.files import OnError, inside
-from datamodules.fitted import Box, Fields, FittedFaceDataModule, FittedFaceDataset, flat_labels, photograph_pairs
-from datamodules.matfile import read_mat
-from datamodules.splits import check_fraction, hold_out
+from datamodules.components.dense import DenseTargets
+from datamodules.components.files import OnError, inside
+from datamodules.components.fitted import (
+    SOURCE,
+    Box,
+    Fields,
+    FittedFaceDataModule,
+    FittedFaceDataset,
+    LabelledFaceDataset,
+    Landmarks,
+    photograph_pairs,
+)
+from datamodules.components.matfile import read_mat
+from datamodules.components.splits import check_fraction, hold_out
+from datamodules.components.transform import Augmentation
 from lightning_faces.errors import ConfigurationError, DataError
 
 SUBSETS = ("AFW", "HELEN", "IBUG", "LFPW")
 
 
-class W300LPDataset(FittedFaceDataset):
+class W300LPDataset(LabelledFaceDataset):
     """Photographs of some subsets; for arguments, see :class:`W300LP`.
 
     Args:
@@ -42,13 +50,13 @@ class W300LPDataset(FittedFaceDataset):
         samples: list[tuple[Path, Path]],
         subjects: Sequence[int],
         targets: frozenset[str],
-        landmarks: Literal["3d", "2d"] = "3d",
+        landmarks: Landmarks = "3d",
         box: Box = "tight",
         on_error: OnError = "raise",
         dense: DenseTargets | None = None,
     ) -> None:
-        super().__init__(folder, samples, targets, box, on_error, dense)
-        self.subjects, self.scheme = subjects, landmarks
+        super().__init__(folder, samples, targets, landmarks, box, on_error, dense)
+        self.subjects = subjects
         self.labelled = (folder / "landmarks").is_dir()
 
     def numbers(self, index: int) -> dict[str, int]:
@@ -56,16 +64,12 @@ class W300LPDataset(FittedFaceDataset):
         view = self.pairs[index][0].stem.rpartition("_")[2]
         return {"subject": self.subjects[index], "view": int(view) if view.isdigit() else -1}
 
-    def landmarks(
-        self, index: int, fields: Fields, dense: dict[str, NDArray[Any]]
-    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """The model's own points where there is the model, else the label file's, 1-based and without depth."""
-        if self.scheme == "3d" and "landmarks" in dense:
-            return dense["landmarks"], np.ones((68, 3), dtype=bool)
+    def labels(self, index: int, fields: Fields) -> NDArray[np.float64]:
+        """``pts_3d`` or ``pts_2d`` of the label file."""
         key = f"pts_{self.scheme}"
         photograph = self.pairs[index][0]
         label = self.folder / "landmarks" / photograph.parent.name / f"{photograph.stem}_pts.mat"
-        return flat_labels(read_mat(inside(self.folder, label), {key: (68, 2)})[key])
+        return read_mat(inside(self.folder, label), {key: (68, 2)})[key]
 
     def check_model(self, count: int = 8) -> None:
         """Compare the face model with the labels where there are labels of the same points."""
@@ -103,17 +107,14 @@ class W300LP(FittedFaceDataModule):
     """
 
     folders = ("300W_LP", "300w_lp", "300W-LP")
-    source = (
-        "Get 300W-LP (research only) from the 3DDFA project page, "
-        "http://www.cbsr.ia.ac.cn/users/xiangyuzhu/projects/3DDFA/main.htm."
-    )
+    source = f"Get 300W-LP {SOURCE}"
 
     def __init__(
         self,
         root: str | None = None,
         subsets: Sequence[str] = SUBSETS,
         include_flips: bool = False,
-        landmarks: Literal["3d", "2d"] = "3d",
+        landmarks: Landmarks = "3d",
         val_fraction: float = 0.02,
         box: Box = "tight",
         face_model: str | None = None,

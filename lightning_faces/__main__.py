@@ -8,21 +8,29 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from lightning_faces import __version__
+from lightning_faces.commands.configurations import check_arguments
 from lightning_faces.errors import LightningFacesError
 
 COMMANDS = {
-    "fit": ("lightning_faces.cli:main", "train a method"),
-    "validate": ("lightning_faces.cli:main", "score a checkpoint on the validation split"),
-    "test": ("lightning_faces.cli:main", "score a checkpoint on the test split and record the result"),
-    "predict": ("lightning_faces.cli:main", "run a checkpoint on images"),
+    "fit": ("lightning_faces.commands.train:fit", "train a method"),
+    "validate": ("lightning_faces.commands.train:validate", "score a checkpoint on the validation split"),
+    "test": ("lightning_faces.commands.train:test", "score a checkpoint on the test split and record the result"),
+    "predict": ("lightning_faces.commands.train:predict", "run a checkpoint on images"),
     "leaderboard": ("lightning_faces.leaderboard:main", "compare the records of all runs below a folder"),
     "sweep": ("lightning_faces.sweep:main", "search hyperparameters on this machine, without an account"),
-    "datasets": ("datamodules.commands:main_datasets", "list the data sets, what each needs and where it looks"),
+    "datasets": ("lightning_faces.commands.datasets:main", "list the data sets, what each needs and where it looks"),
     "preview": ("lightning_faces.rendering.preview:main_preview", "draw synthetic faces"),
     "import-model": ("lightning_faces.morphable.commands:main_import", "convert a morphable model"),
     "build-model": ("lightning_faces.morphable.commands:main_build", "make a face model by PCA from registered meshes"),
 }
-"""Subcommand to its function, which takes the arguments after the subcommand (``cli`` takes the subcommand too)."""
+"""Command to its function, which takes the arguments after the command's name, and what it does."""
+
+TRAINING = ("fit", "validate", "test", "predict")
+
+
+def printable(text: str) -> str:
+    """Text without characters that a terminal obeys, which names in files may hold."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else repr(letter)[1:-1] for letter in text)
 
 
 def usage() -> str:
@@ -65,11 +73,12 @@ def main(args: Sequence[str] | None = None) -> None:
         print(f"lightning-faces: {command!r} is not a command: {hint}", file=sys.stderr)
         sys.exit(2)
     module, function = COMMANDS[command][0].split(":")
-    run = getattr(import_module(module), function)
     try:
-        code = run(arguments if module == "lightning_faces.cli" else arguments[1:])
+        if command in TRAINING:
+            check_arguments(arguments[1:])
+        code = getattr(import_module(module), function)(arguments[1:])
     except LightningFacesError as error:
-        print(f"lightning-faces: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"lightning-faces: {printable(' '.join(str(error).split()))}", file=sys.stderr)
         sys.exit(2)
     if isinstance(code, int) and code:
         sys.exit(code)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any
 
 import timm
@@ -20,18 +17,6 @@ FILES = ("checkpoint_path", "cache_dir", "pretrained_cfg", "pretrained_cfg_overl
 """Arguments of ``timm.create_model`` that name files or addresses."""
 # What timm raises for arguments that a model does not take, and for images that do not fit.
 _REFUSALS = (RuntimeError, AttributeError, TypeError, ValueError, AssertionError, LookupError, ArithmeticError)
-
-_fetch: ContextVar[bool] = ContextVar("fetch", default=True)
-
-
-@contextmanager
-def without_pretrained() -> Iterator[None]:
-    """In it, backbones are made without fetching published weights, as their own follow from a checkpoint."""
-    token = _fetch.set(False)
-    try:
-        yield
-    finally:
-        _fetch.reset(token)
 
 
 class Backbone(nn.Module):
@@ -84,14 +69,14 @@ class Backbone(nn.Module):
         self.pooled, self.maps = pooled, maps
         self._option = f"{option}: timm model {name!r}"
         if ":" in name or not timm.is_model(name):
-            near = timm.list_models(f"*{re.split('[^a-z0-9]', name.lower())[0]}*")[:3]
+            near = timm.list_models(f"{re.split('[^a-z0-9]', name.lower())[0]}*")[:3]
             hint = f", for instance {' or '.join(near)}" if near else ""
             use = f"use {own!r} or" if own else "use"
             raise ConfigurationError(f"{option} is {name!r}: {use} a timm model's name{hint}.")
         for key in (*OURS, *FILES):
             if key in arguments:
                 raise ConfigurationError(f"{self._option} does not take {key!r} here: leave it out.")
-        self.network = self._create(name, image_size, pretrained and _fetch.get(), arguments)
+        self.network = self._create(name, image_size, pretrained, arguments)
         self._normalise_as(name, int(arguments.get("in_chans", 3)))
         for weight in self.network.parameters():
             if weight.dim() == 4:

@@ -17,6 +17,9 @@ from typing_extensions import NotRequired, TypedDict
 
 from lightning_faces.errors import ConfigurationError
 from lightning_faces.geometry.camera import Camera, scale_of, transform_points
+from lightning_faces.targets import TARGETS, FaceSpec
+
+__all__ = ["SAMPLE_NUMBERS", "FaceBatch", "FacePrediction", "FaceSpec", "check_compatible", "collate_faces"]
 
 
 class FaceBatch(TypedDict):
@@ -62,35 +65,6 @@ class FaceBatch(TypedDict):
     offsets: NotRequired[Tensor]
     face_mask: NotRequired[Tensor]
     """``[B, 1, H, W]`` in [0, 1]: where pncc and offsets are valid."""
-    previous_coefficients: NotRequired[Tensor]
-    """``[B, K]``, Richardson's alpha_t, which ``shading`` and ``geometry_mask`` ``[B, 1, H, W]`` show."""
-    shading: NotRequired[Tensor]
-    geometry_mask: NotRequired[Tensor]
-
-
-@dataclass(frozen=True)
-class FaceSpec:
-    """What a data module gives, or a method needs; None on the method's side means that any value will do.
-
-    Attributes:
-        image_size: Side of ``image`` in pixels.
-        landmark_scheme: Name of a scheme in ``geometry/landmarks.py``.
-        face_model: Name of the morphable model of the dense targets and the coefficients.
-        face_model_hash: Content hash of that model.
-        num_identity: Number of identity coefficients.
-        num_expression: Number of expression coefficients.
-        num_vertices: Number of vertices V.
-        position_map_size: Side U of the position map.
-    """
-
-    image_size: int | None = None
-    landmark_scheme: str | None = None
-    face_model: str | None = None
-    face_model_hash: str | None = None
-    num_identity: int | None = None
-    num_expression: int | None = None
-    num_vertices: int | None = None
-    position_map_size: int | None = None
 
 
 def check_compatible(
@@ -156,21 +130,18 @@ def collate_faces(samples: Sequence[Mapping[str, Any]], shapes: Mapping[str, tup
         for sample in samples:
             value = sample.get(key)
             if value is None:
-                value = torch.zeros(shape, dtype=torch.bool if key in _BOOLEAN else torch.float32)
+                value = torch.zeros(shape, dtype=TARGETS[key].dtype)
             value = torch.as_tensor(value)
             if tuple(value.shape) != tuple(shape):
                 raise ConfigurationError(
                     f"Sample {sample['sample_id']} has {key} of shape {tuple(value.shape)} but the batch wants "
                     f"{tuple(shape)}: use a method and data of the same landmark scheme and face model."
                 )
-            values.append(value if value.dtype == torch.bool else value.to(torch.float32))
+            values.append(value.to(TARGETS[key].dtype))
         batch[key] = torch.stack(values)
         has[key] = torch.tensor([s.get(key) is not None for s in samples])
     batch["has"] = has
     return batch  # type: ignore[return-value]
-
-
-_BOOLEAN = frozenset({"landmark_mask", "visible"})
 
 
 @dataclass(eq=False)  # not frozen, since Lightning sets the fields of what it moves between devices

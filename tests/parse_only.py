@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 
 from datamodules.base import FaceDataModule
-from lightning_faces.cli import RUN_FOLDER_VARIABLE, FacesCLI
+from lightning_faces.commands.parser import FacesParser
+from lightning_faces.commands.run_folder import RUN_FOLDER_VARIABLE
+from lightning_faces.commands.train import FacesCLI
 from lightning_faces.methods.base import FaceMethod
-from lightning_faces.parser import FacesParser
 
 
 class ParseOnly(FacesCLI):

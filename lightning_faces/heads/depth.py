@@ -13,7 +13,7 @@ from lightning_faces.batch import FaceBatch, FacePrediction
 from lightning_faces.geometry.frames import image_to_unit, unit_to_image
 from lightning_faces.geometry.rotation import euler_to_matrix
 from lightning_faces.heads.base import Head, last_layer, without_autocast
-from lightning_faces.heads.terms import Term, masked_term
+from lightning_faces.heads.terms import Term, full_precision, masked_term
 
 
 def standardize(points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -115,7 +115,7 @@ class DepthHead(Head):
             output: What :meth:`forward` made of predicted landmarks; not looked at unless ``on_predictions``.
             batch: With ``landmarks``.
         """
-        target = image_to_unit(batch["landmarks"], self.image_size)
+        target = image_to_unit(full_precision(batch["landmarks"]), self.image_size)
         known = (batch["landmark_mask"][..., 2] & batch["has"]["landmarks"][:, None]).all(dim=1)
         if self.on_predictions and output is not None:
             term = depth_loss(output.depth, standardize(target)[0][..., 2], known)

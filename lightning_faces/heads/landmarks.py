@@ -12,7 +12,7 @@ from lightning_faces.batch import FaceBatch, FacePrediction
 from lightning_faces.errors import ConfigurationError
 from lightning_faces.geometry.frames import image_to_unit, unit_to_image
 from lightning_faces.heads.base import Features, FeatureShape, Head, last_layer, without_autocast
-from lightning_faces.heads.terms import Term, masked_term
+from lightning_faces.heads.terms import Term, full_precision, masked_term
 
 
 def local_loss(points: Tensor, target: Tensor, mask: Tensor, squared: bool = True) -> Term:
@@ -121,12 +121,12 @@ class LandmarkHead(Head):
     def forward(self, features: Features) -> Tensor:
         """Pooled features ``[B, pooled]`` to landmarks ``[B, l, 2]`` in units in which the image spans [-1, 1]."""
         hidden = self.layers[:-1](features.pooled)
-        return last_layer(self.layers[-1], hidden).unflatten(1, (-1, 2))
+        return last_layer(self.layers[-1], hidden).reshape(len(hidden), -1, 2)
 
     @without_autocast
     def terms(self, output: Tensor, batch: FaceBatch) -> dict[str, Term]:
         """``local``, and ``pairwise`` unless there is none; a landmark counts where both coordinates are annotated."""
-        target = image_to_unit(batch["landmarks"], self.image_size)[..., :2]
+        target = image_to_unit(full_precision(batch["landmarks"]), self.image_size)[..., :2]
         known = batch["landmark_mask"] & batch["has"]["landmarks"][:, None, None]
         mask = known[..., 0] & known[..., 1]
         terms = {"local": local_loss(output, target, mask, self.squared)}

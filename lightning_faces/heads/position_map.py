@@ -193,7 +193,7 @@ class PositionMapHead(Head):
     @without_autocast
     def terms(self, output: Tensor, batch: FaceBatch) -> dict[str, Term]:
         """``position_map``: equation 1 as a weighted mean, in units of the image's side."""
-        target = depth_from_minimum(batch["position_map"], self.uv.mask) / self.image_size
+        target = depth_from_minimum(full_precision(batch["position_map"]), self.uv.mask) / self.image_size
         per_face = position_map_loss(output, target, full_precision(self.weights), self.squared)
         return {"position_map": masked_term(per_face[:, None], batch["has"]["position_map"][:, None])}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import re
 import warnings
 from abc import ABC, abstractmethod
@@ -17,15 +16,16 @@ from lightning import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.types import LRSchedulerConfigType, OptimizerLRScheduler
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from torchmetrics import MetricCollection
 
 from lightning_faces.batch import FaceBatch, FacePrediction, FaceSpec
 from lightning_faces.errors import ConfigurationError
+from lightning_faces.evaluation.scorer import Scorer, shared_model
+from lightning_faces.evaluation.scores import Stage, logged_scores
 from lightning_faces.geometry.frames import image_to_unit, unit_to_image
 from lightning_faces.heads.terms import Term, TermMean, full_precision, masked_term, term_means, weighted_sum
-from lightning_faces.metrics import landmark_arguments, landmark_metrics
+from lightning_faces.methods.arguments import plain_arguments, signature
 
 __all__ = [
     "FaceMethod",
@@ -90,17 +90,17 @@ class FaceMethod(LightningModule, ABC):
         self.make_lr_scheduler = lr_scheduler
         self.lr_scheduler_interval = lr_scheduler_interval
         self.automatic_optimization = optimizer is not None
+        # Those of the subclass, which need not do it itself: test and predict make the method anew from a checkpoint.
         self.save_hyperparameters(ignore=[*self._not_saved()])
-        self.val_metrics = landmark_metrics().clone(prefix="val/")
-        self.test_metrics = landmark_metrics(yaw_bins=True).clone(prefix="test/")
         self.val_loss = TermMean()
+        self._scorers: dict[str, Scorer] = {}
         self._pass_start: dict[str, Any] | None = None
 
     @classmethod
     def _not_saved(cls) -> set[str]:
         """Arguments of base classes' constructors that this class's own does not take, and factories."""
-        taken = [set(inspect.signature(c.__init__).parameters) for c in cls.__mro__ if issubclass(c, FaceMethod)]
-        return (set().union(*taken) - taken[0]) | {"optimizer", "lr_scheduler"}
+        bases = [set(signature(base)) for base in cls.__mro__ if issubclass(base, FaceMethod)]
+        return (set().union(*bases) - bases[0]) | {"optimizer", "lr_scheduler"}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FaceMethod:
         """A copy with weights of its own, as weight averaging makes, that shares the optimizer's factory.
@@ -158,7 +158,7 @@ class FaceMethod(LightningModule, ABC):
     # Steps -----------------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Make the metrics of the named predictions; keep DDP's wrapper away from a method without gradients.
+        """Check the names of the predictions; keep DDP's wrapper away from a method without gradients.
 
         Raises:
             ConfigurationError: If a prediction's name cannot be part of a file's name.
@@ -166,14 +166,6 @@ class FaceMethod(LightningModule, ABC):
         for name in self.prediction_names:
             if not re.fullmatch(r"[a-z0-9_]+", name) and self.prediction_names != ("",):
                 raise ConfigurationError(f"{type(self).__name__} has a prediction {name!r}: use letters, digits and _.")
-        self.named_metrics = nn.ModuleDict(
-            {
-                f"{split}_{name}": landmark_metrics().clone(prefix=f"{split}/{name}/")
-                for name in self.prediction_names[:-1]
-                for split in ("val", "test")
-            }
-        )
-        self._metric_attributes = None  # Lightning looks for metrics once
         if self.make_optimizer is not None:
             return
         # ModelCheckpoint would have the state before an optimizer's step, and there is none.
@@ -226,7 +218,8 @@ class FaceMethod(LightningModule, ABC):
         return position if data is None else {**position, type(data).__qualname__: data.state_dict()}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Within a pass, say that the training is at its beginning."""
+        """Name the method and its plain arguments; within a pass, say that the training is at its beginning."""
+        checkpoint["hyper_parameters"] = plain_arguments(type(self), self.hparams)
         if self._pass_start is not None:
             loops = {**checkpoint["loops"], **self._pass_start["loops"]}
             checkpoint.update({**self._pass_start, "loops": loops})
@@ -236,30 +229,51 @@ class FaceMethod(LightningModule, ABC):
         if self.make_optimizer is not None:
             self.val_loss.update(self.terms(batch))
             self.log("val/loss", self.val_loss, batch_size=len(batch["index"]))
-        return self._evaluate(batch, "val", self.val_metrics)
+        return self._evaluate(batch, "val")
 
     def test_step(self, batch: FaceBatch, batch_idx: int) -> dict[str, Any]:
         """Score one batch; its predictions go to callbacks as ``prediction`` (the default) and ``predictions``."""
-        return self._evaluate(batch, "test", self.test_metrics)
+        return self._evaluate(batch, "test")
 
     def predict_step(self, batch: FaceBatch, batch_idx: int) -> FacePrediction:
         """The faces of a batch in the pixels of their files."""
         return in_full_precision(self.predict_faces(batch)).to_file(full_precision(batch["crop_to_file"]))
 
-    def _evaluate(self, batch: FaceBatch, split: str, metrics: MetricCollection) -> dict[str, Any]:
+    def on_validation_epoch_end(self) -> None:
+        """Log the scores of the validation."""
+        self._log_scores("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the scores of the test."""
+        self._log_scores("test")
+
+    def _evaluate(self, batch: FaceBatch, stage: Stage) -> dict[str, Any]:
         predictions = {name: in_full_precision(faces) for name, faces in self.predict_named(batch).items()}
         if tuple(predictions) != tuple(self.prediction_names):
             raise TypeError(
                 f"{type(self).__name__}.predict_named gives {list(predictions)}, but prediction_names are "
                 f"{list(self.prediction_names)}."
             )
-        *others, default = predictions
-        for name, collection in ((default, metrics), *((n, self.named_metrics[f"{split}_{n}"]) for n in others)):
-            prediction = predictions[name]
-            collection.update(**landmark_arguments(prediction.landmarks, _where_valid(batch, prediction)))
-            # Metric objects, not values: Lightning computes them once, over all ranks.
-            self.log_dict(collection, batch_size=len(batch["index"]), prog_bar=name == default)
-        return {"prediction": predictions[default], "predictions": predictions}
+        if not self._scorers:
+            data = getattr(self._trainer, "datamodule", None)
+            shared = shared_model(self, data)
+            self._scorers = {name: Scorer(logged_scores(stage), shared) for name in self.prediction_names}
+        for name, prediction in predictions.items():
+            self._scorers[name].update(prediction, batch)
+        return {"prediction": predictions[self.prediction_names[-1]], "predictions": predictions}
+
+    def _log_scores(self, stage: Stage) -> None:
+        """Log the means over all ranks; of a prediction that is not the default, below its name."""
+        # A rank without a single batch takes part too.
+        for name in self.prediction_names:
+            scored = self._scorers.get(name, Scorer(logged_scores(stage))).gather()
+            default = name == self.prediction_names[-1]
+            prefix = f"{stage}/" if default else f"{stage}/{name}/"
+            means = scored.means(logged_scores(stage), aggregates=stage == "test")
+            # As float64 tensors, since numbers become float32; all ranks have the same, and so has their mean.
+            logged = {f"{prefix}{metric}": torch.tensor(value, dtype=torch.float64) for metric, value in means.items()}
+            self.log_dict(logged, prog_bar=default, batch_size=1, sync_dist=True)
+        self._scorers = {}
 
     def _term_means(self, terms: Mapping[str, Term]) -> dict[str, Tensor]:
         if self._trainer is None or self._trainer.world_size == 1:
@@ -268,10 +282,21 @@ class FaceMethod(LightningModule, ABC):
         return term_means(terms, self._trainer.world_size, reduce)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Optimizer and schedule over the parameters that require a gradient."""
+        """Optimizer and schedule over the parameters that require a gradient.
+
+        Raises:
+            ConfigurationError: If the optimizer's ``eps`` vanishes in the precision of the weights.
+        """
         if self.make_optimizer is None:
             return []
         optimizer = self.make_optimizer([p for p in self.parameters() if p.requires_grad])
+        for group in optimizer.param_groups:
+            # Squares of gradients below 2e-4 are 0 there, so a small eps divides by nothing.
+            if any(p.dtype == torch.float16 for p in group["params"]) and group.get("eps", 1) < 1e-4:
+                raise ConfigurationError(
+                    f"Optimizer option eps is {group['eps']}, which is too small for weights in float16: use the "
+                    "trainer's precision bf16-mixed or 16-mixed, or an eps of at least 1e-4."
+                )
         if self.make_lr_scheduler is None:
             return optimizer
         scheduler = self.make_lr_scheduler(optimizer)
@@ -302,7 +327,7 @@ def in_full_precision(faces: FacePrediction) -> FacePrediction:
 
     camera = faces.camera
     if camera is not None:
-        camera = replace(camera, matrix=full_precision(camera.matrix), pose=full(camera.pose))
+        camera = replace(camera, matrix=full_precision(camera.matrix), pose=full_precision(camera.pose))
     return replace(
         faces,
         landmarks=full_precision(faces.landmarks),
@@ -313,10 +338,3 @@ def in_full_precision(faces: FacePrediction) -> FacePrediction:
         visible=full(faces.visible),
         uncertainty=full(faces.uncertainty),
     )
-
-
-def _where_valid(batch: FaceBatch, prediction: FacePrediction) -> FaceBatch:
-    """The batch as if faces that the method calls invalid had no landmarks to compare with."""
-    if prediction.valid is None:
-        return batch
-    return {**batch, "has": {**batch["has"], "landmarks": batch["has"]["landmarks"] & prediction.valid}}

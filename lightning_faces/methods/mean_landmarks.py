@@ -9,7 +9,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from lightning_faces.batch import FaceBatch, FacePrediction, FaceSpec
 from lightning_faces.geometry.frames import image_to_unit, unit_to_image
 from lightning_faces.geometry.landmarks import num_landmarks
-from lightning_faces.heads.terms import Term, masked_term
+from lightning_faces.heads.terms import Term, full_precision, masked_term
 from lightning_faces.methods.base import FaceMethod
 
 
@@ -40,11 +40,11 @@ class MeanLandmarks(FaceMethod):
 
     def terms(self, batch: FaceBatch) -> dict[str, Term]:
         """``distance``: half the squared distance to the mean, in units of the image."""
-        error = self.mean - image_to_unit(batch["landmarks"], batch["image"].shape[-1])
+        error = full_precision(self.mean) - image_to_unit(full_precision(batch["landmarks"]), batch["image"].shape[-1])
         known = batch["has"]["landmarks"]
         return {"distance": masked_term((error.square().sum(dim=(1, 2)) / 2)[:, None], known[:, None])}
 
     def predict_faces(self, batch: FaceBatch) -> FacePrediction:
         """The mean landmarks, once per image."""
-        points = unit_to_image(self.mean, batch["image"].shape[-1])
+        points = unit_to_image(full_precision(self.mean), batch["image"].shape[-1])
         return FacePrediction(landmarks=points.expand(len(batch["index"]), -1, -1).contiguous())

@@ -20,7 +20,7 @@ from lightning_faces.batch import FaceBatch, FacePrediction, FaceSpec
 from lightning_faces.errors import ConfigurationError
 from lightning_faces.geometry.landmarks import num_landmarks
 from lightning_faces.heads import DepthHead, Features, FeatureShape, LandmarkHead
-from lightning_faces.methods.base import FaceMethod, Term
+from lightning_faces.methods.base import FaceMethod, Term, full_precision
 
 
 class PaperBackbone(nn.Module):
@@ -63,7 +63,7 @@ class PaperBackbone(nn.Module):
 
     def extract(self, image: Tensor) -> Features:
         """Features of images ``[B, 3, S, S]`` in [0, 1]."""
-        features = self.layers(image.to(self.layers[0].weight.dtype) - 0.5)
+        features = self.layers(image.to(next(self.parameters()).dtype) - 0.5)
         return Features(features.flatten(1), (features,))
 
 
@@ -219,4 +219,4 @@ class Zhao2016(FaceMethod):
                 'Zhao2016 was trained in the stage "depth", which adds depth to true 2D landmarks, and these data have '
                 "none: use a checkpoint of another stage."
             )
-        return FacePrediction(landmarks=self.depth_head(batch["landmarks"][..., :2]).joined())
+        return FacePrediction(landmarks=self.depth_head(full_precision(batch["landmarks"])[..., :2]).joined())

@@ -12,20 +12,13 @@ from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
 from lightning_faces.errors import ConfigurationError
+from lightning_faces.yaw_bins import YAW_BINS, yaw_bin_mask
 
 YawBin = Literal["0_30", "30_60", "60_90", "mean"]
 
 _BATCHES_KEPT_APART = 8
 """Batches whose rows are tensors of their own. Each is a few bytes that stay in the middle of the large blocks which
 the next batches need, so that with a tensor per batch the heap grows by some 10 MB a batch of dense points."""
-
-YAW_BINS: tuple[tuple[str, float, float], ...] = (
-    ("0_30", -1.0, 30.0),
-    ("30_60", 30.0, 60.0),
-    ("60_90", 60.0, float("inf")),
-)
-"""Name and (lower, upper] of \\|yaw\\| in degrees. The last bin has no end: a few AFLW2000-3D faces look beyond 90."""
-
 
 @dataclass(frozen=True)
 class PerSample:
@@ -40,14 +33,6 @@ class PerSample:
     index: Tensor
     error: Tensor
     yaw: Tensor
-
-
-def yaw_bin_mask(yaw: Tensor, name: str) -> Tensor:
-    """Which samples fall into a bin of ``|yaw|``: 0_30 is ``<= 30``, 30_60 is ``(30, 60]``, 60_90 is ``> 60``."""
-    for label, low, high in YAW_BINS:
-        if label == name:
-            return (yaw.abs() > low) & (yaw.abs() <= high)
-    raise ConfigurationError(f"Unknown yaw bin {name!r}: choose one of {', '.join(label for label, _, _ in YAW_BINS)}.")
 
 
 class PerSampleMetric(Metric):
@@ -78,9 +63,16 @@ class PerSampleMetric(Metric):
             self.add_state(name, default=[], dist_reduce_fx="cat")
 
     def per_sample(self) -> PerSample:
-        """Errors of the samples seen (of this process, outside ``sync_context``): by default the column ``error``."""
-        rows = self._rows()
+        """Errors of the samples seen (of this process, outside ``sync_context``)."""
+        return self.errors_of(self.rows())
+
+    def errors_of(self, rows: dict[str, Tensor]) -> PerSample:
+        """Errors of rows as :meth:`rows` gives them: by default their column ``error``."""
         return PerSample(rows["index"], rows["error"], rows["yaw"])
+
+    def remarks(self, rows: dict[str, Tensor]) -> list[str]:
+        """Sentences that a record of the rows should say beside the mean; none by default."""
+        return []
 
     def compute(self) -> Tensor:
         """The mean error as a float64 scalar; NaN if there is no sample or an error is not finite."""
@@ -108,7 +100,7 @@ class PerSampleMetric(Metric):
 
     def _store(self, index: Tensor, yaw: Tensor | None, keep: Tensor, **columns: Tensor) -> None:
         if yaw is None:
-            yaw = torch.full(index.shape, float("nan"), device=index.device)
+            yaw = torch.full(index.shape, float("nan"), device=index.device, dtype=torch.float64)
         values = {"index": index, "yaw": yaw.to(torch.float64), **columns}
         for name in self.columns:
             rows: list[Tensor] = getattr(self, name)
@@ -116,13 +108,18 @@ class PerSampleMetric(Metric):
             if len(rows) >= _BATCHES_KEPT_APART:
                 rows[:] = [torch.cat(rows)]
 
-    def _rows(self) -> dict[str, Tensor]:
+    def rows(self) -> dict[str, Tensor]:
+        """The columns of the samples seen, sorted by index, each sample once."""
         index = getattr(self, "index")  # noqa: B009  (a state: a list, or one tensor after synchronisation)
         if isinstance(index, list) and not index:
             empty = torch.zeros(0, dtype=torch.float64, device=self.device)
             return {name: empty.to(torch.int64) if name == "index" else empty for name in self.columns}
-        rows = {name: dim_zero_cat(getattr(self, name)) for name in self.columns}
-        ordered, order = rows["index"].sort(stable=True)
-        first = torch.ones_like(ordered, dtype=torch.bool)
-        first[1:] = ordered[1:] != ordered[:-1]
-        return {name: value[order[first]] for name, value in rows.items()}
+        return sorted_rows({name: dim_zero_cat(getattr(self, name)) for name in self.columns})
+
+
+def sorted_rows(rows: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Columns sorted by ``index``, each index once."""
+    ordered, order = rows["index"].sort(stable=True)
+    first = torch.ones_like(ordered, dtype=torch.bool)
+    first[1:] = ordered[1:] != ordered[:-1]
+    return {name: value[order[first]] for name, value in rows.items()}

@@ -53,9 +53,8 @@ class CrossViewConsistencyError(PerSampleMetric):
         keep = scored.any(dim=-1) & (subject >= 0)
         self._store(index, yaw, keep, preds=preds, target=target, scored=scored, subject=subject, view=view)
 
-    def per_sample(self) -> PerSample:
+    def errors_of(self, rows: dict[str, Tensor]) -> PerSample:
         """Errors of the samples that have another view; see the class."""
-        rows = self._rows()
         subject, view = rows["subject"], rows["view"]
         total = torch.zeros(len(subject), dtype=torch.float64, device=subject.device)
         count = torch.zeros_like(total)

@@ -67,6 +67,11 @@ def normalized_mean_error(
 
     Raises:
         ConfigurationError: If shapes differ, or an option is unknown or does not fit the points.
+
+    Example:
+        >>> target = torch.tensor([[[0.0, 0.0], [40.0, 0.0], [20.0, 10.0]]])
+        >>> normalized_mean_error(target + torch.tensor([1.0, 0.0]), target)  # 1 pixel over sqrt(40 * 10)
+        tensor([0.0500], dtype=torch.float64)
     """
     preds, target, scored = _prepare(preds, target, mask)
     if size is None:
@@ -93,6 +98,12 @@ def ground_truth_error(preds: Tensor, target: Tensor, *, mask: Tensor | None = N
 
     Returns:
         ``[B]``.
+
+    Example:
+        >>> target = torch.zeros(1, 68, 3)
+        >>> target[0, 45, 0] = 50.0  # the outer eye corners are 50 pixels apart
+        >>> ground_truth_error(target + torch.tensor([0.0, 1.0, 7.0]), target)
+        tensor([0.0200], dtype=torch.float64)
     """
     return normalized_mean_error(preds, target, "outer_interocular", depth="mean", mask=mask)
 
@@ -110,6 +121,11 @@ def average_point_error(
 
     Returns:
         ``[B]`` in the unit of the points (the paper states none).
+
+    Example:
+        >>> target = torch.zeros(1, 4, 2)
+        >>> average_point_error(target + torch.tensor([3.0, 4.0]), target)
+        tensor([5.], dtype=torch.float64)
     """
     preds, target, scored = _prepare(preds, target, mask)
     if preds.shape[-1] == 3:
@@ -135,6 +151,11 @@ def cross_view_consistency_error(
 
     Returns:
         ``[B]``.
+
+    Example:
+        >>> target = torch.rand(1, 68, 3)
+        >>> cross_view_consistency_error(2 * target + 5, target).round(decimals=6)  # the same shape
+        tensor([0.], dtype=torch.float64)
     """
     preds, target, scored = _prepare(preds, target, mask)
     size = _face_measure(target, scored, "outer_interocular")
@@ -154,30 +175,13 @@ def per_vertex_error(preds: Tensor, target: Tensor, *, scale: Tensor, mask: Tens
 
     Returns:
         ``[B]`` in millimetres.
+
+    Example:
+        >>> target = torch.eye(3)[None] * 10
+        >>> per_vertex_error(2 * target + 1, target, scale=torch.tensor([2.0])).round(decimals=6)
+        tensor([0.], dtype=torch.float64)
     """
     return average_point_error(preds, target, depth="similarity", mask=mask) / scale.to(torch.float64)
-
-
-def parameter_error(preds: Tensor, target: Tensor, *, angles: bool = False) -> Tensor:
-    """Norm of the difference of one group of parameters: ``|p - g|_2`` (PARM, table 1: "mean norm error").
-
-    Args:
-        preds: Predicted parameters ``[B, K]``: the three Euler angles in radians, or the coefficients of identity or
-            expression in standard deviations.
-        target: True parameters ``[B, K]``.
-        angles: Take differences of angles around the circle, to (-pi, pi].
-
-    Returns:
-        ``[B]`` in the parameters' unit.
-    """
-    if preds.shape != target.shape:
-        raise ConfigurationError(
-            f"Parameters of shape {tuple(preds.shape)} cannot be compared to {tuple(target.shape)}."
-        )
-    difference = preds.to(torch.float64) - target.to(torch.float64)
-    if angles:
-        difference = torch.remainder(difference + torch.pi, 2 * torch.pi) - torch.pi
-    return _norm(difference)
 
 
 def iterative_closest_point_error(
@@ -211,6 +215,12 @@ def iterative_closest_point_error(
 
     Returns:
         ``[B]``, on the CPU's arithmetic whatever the device; NaN for a sample with non-finite points.
+
+    Example:
+        >>> target = torch.rand(1, 50, 3, generator=torch.Generator().manual_seed(0))
+        >>> moved = target.flip(1) + torch.tensor([0.01, 0.0, 0.0])
+        >>> iterative_closest_point_error(moved, target, size=torch.ones(1)).round(decimals=6)
+        tensor([0.], dtype=torch.float64)
     """
     errors = []
     sizes = size.detach().to("cpu", torch.float64).numpy()
@@ -230,6 +240,12 @@ def outer_interocular_distance(landmarks: Tensor) -> Tensor:
 
     Raises:
         ConfigurationError: If there is no scheme of L landmarks, or it lacks those corners.
+
+    Example:
+        >>> landmarks = torch.zeros(68, 3)
+        >>> landmarks[45, 0] = 50.0
+        >>> outer_interocular_distance(landmarks)
+        tensor(50.)
     """
     try:
         right, left = outer_eye_corners(landmarks.shape[-2])
@@ -247,6 +263,10 @@ def cumulative_error_curve(errors: Tensor, thresholds: Tensor) -> Tensor:
 
     Returns:
         ``[T]`` in [0, 1]. NaN counts as a failure at every threshold.
+
+    Example:
+        >>> cumulative_error_curve(torch.tensor([0.02, 0.04, 0.09]), torch.tensor([0.03, 0.08]))
+        tensor([0.3333, 0.6667])
     """
     ordered = errors.to(torch.float64).sort().values
     found = torch.searchsorted(ordered, thresholds.to(torch.float64), right=True)
@@ -264,6 +284,10 @@ def area_under_curve(errors: Tensor, threshold: float) -> Tensor:
 
     Returns:
         Scalar.
+
+    Example:
+        >>> area_under_curve(torch.tensor([0.0, 0.035, 0.2]), 0.07)
+        tensor(0.5000, dtype=torch.float64)
     """
     return area_contribution(errors, threshold).mean()
 
@@ -274,7 +298,12 @@ def area_contribution(errors: Tensor, threshold: float) -> Tensor:
 
 
 def failure_rate(errors: Tensor, threshold: float) -> Tensor:
-    """Fraction of samples with an error above ``threshold``; scalar. NaN stays NaN."""
+    """Fraction of samples with an error above ``threshold``; scalar. NaN stays NaN.
+
+    Example:
+        >>> failure_rate(torch.tensor([0.03, 0.04, 0.06, 0.08]), 0.07)
+        tensor(0.2500, dtype=torch.float64)
+    """
     return failure_contribution(errors, threshold).mean()
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lightning_faces.errors import ConfigurationError
 from lightning_faces.metrics.base import PerSampleMetric, YawBin
-from lightning_faces.metrics.functional import parameter_error
+from lightning_faces.metrics.functional_model import parameter_error
 
 Group = Literal["pose", "identity", "expression"]
 
@@ -27,31 +27,18 @@ class ParameterError(PerSampleMetric):
         super().__init__("error", yaw_bin=yaw_bin)
         if group not in get_args(Group):
             raise ConfigurationError(f"Unknown parameter group {group!r}: choose one of {', '.join(get_args(Group))}.")
-        self.group = group
-        self.num_identity = num_identity
+        self.angles = group == "pose"
+        self.part = {"pose": slice(1, 4), "identity": slice(num_identity), "expression": slice(num_identity, None)}[group]
 
-    def update(
-        self,
-        preds_pose: Tensor,
-        target_pose: Tensor,
-        preds_coefficients: Tensor,
-        target_coefficients: Tensor,
-        index: Tensor,
-        yaw: Tensor | None = None,
-    ) -> None:
+    def update(self, preds: Tensor, target: Tensor, index: Tensor, yaw: Tensor | None = None) -> None:
         """Add samples.
 
         Args:
-            preds_pose: ``[B, 6]``: scale, pitch, yaw, roll in radians, tx, ty.
-            target_pose: ``[B, 6]``.
-            preds_coefficients: ``[B, K]``, identity then expression.
-            target_coefficients: ``[B, K]``.
+            preds: Predicted poses ``[B, 6]`` (scale, pitch, yaw, roll in radians, tx, ty) for the group ``pose``, else
+                coefficients ``[B, K]``, identity then expression.
+            target: True ones, same shape.
             index: Int64 ``[B]``.
             yaw: ``[B]`` degrees.
         """
-        if self.group == "pose":
-            error = parameter_error(preds_pose[:, 1:4], target_pose[:, 1:4], angles=True)
-        else:
-            part = slice(self.num_identity) if self.group == "identity" else slice(self.num_identity, None)
-            error = parameter_error(preds_coefficients[:, part], target_coefficients[:, part])
+        error = parameter_error(preds[:, self.part], target[:, self.part], angles=self.angles)
         self._store(index, yaw, index >= 0, error=error)

@@ -47,3 +47,19 @@ def test_newest_whole_passes_over_damage_at_any_place(tmp_path: Path) -> None:
     found, broken = newest_whole(tmp_path)
     assert found == tmp_path / "old.ckpt"
     assert [p.stem for p in broken] == ["empty", "flipped", "truncated"]
+
+
+def test_files_that_a_checkpoint_names_are_not_the_runs_own(tmp_path: Path) -> None:
+    """A training that goes on deletes the best checkpoint of before: only one that lies beside the checkpoint."""
+    best, outside = tmp_path / "best.ckpt", tmp_path.parent / "precious.ckpt"
+    for path in (str(outside), f"{tmp_path}/../precious.ckpt", f"{tmp_path}/notes.txt", "best.ckpt", 3):
+        state = {
+            "best_model_path": path, "kth_best_model_path": path, "last_model_path": str(best),
+            "best_k_models": {path: 1.0, str(best): 2.0}, "best_model_score": 0.5,
+        }  # fmt: skip
+        AtomicCheckpointIO().save_checkpoint({"callbacks": {"Best": state, "Other": 3}}, tmp_path / "last.ckpt")
+        read = AtomicCheckpointIO().load_checkpoint(tmp_path / "last.ckpt")["callbacks"]["Best"]
+        assert (read["best_model_path"], read["kth_best_model_path"]) == ("", "")
+        assert read["last_model_path"] == str(best)
+        assert read["best_k_models"] == {str(best): 2.0}
+        assert read["best_model_score"] == 0.5

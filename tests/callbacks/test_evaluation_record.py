@@ -18,7 +18,7 @@ from lightning_faces.errors import DataError
 from lightning_faces.geometry import Camera
 from lightning_faces.methods import FaceMethod
 from lightning_faces.methods.base import Term
-from lightning_faces.records import read_record, read_samples
+from lightning_faces.evaluation.records import read_record, read_samples
 from tests.metrics import reference
 
 COUNT, VERTICES, IDENTITY, EXPRESSION = 23, 40, 5, 3

@@ -15,7 +15,7 @@ from PIL import Image
 from scipy.io import loadmat, savemat
 
 from datamodules.aflw2000 import AFLW20003D, AFLW20003DDataset
-from datamodules.fitted import convert_pose
+from datamodules.components.fitted import convert_pose
 from lightning_faces.errors import DataError
 from lightning_faces.geometry import euler_to_matrix, similarity_transform, transform_points, weak_perspective
 from tests.fakes.photographs import SIZE, fake_shape, write_aflw2000

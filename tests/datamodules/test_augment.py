@@ -13,7 +13,8 @@ import torch
 
 from datamodules.aflw2000 import AFLW20003D
 from datamodules.augment import MildAugmentation, Pix2faceAugmentation, PRNetAugmentation, ZhaoAugmentation
-from datamodules.crop import Augmentation, crop_face, warp_image
+from datamodules.components.transform import Augmentation, crop_face
+from datamodules.components.warping import warp_image
 from lightning_faces.errors import ConfigurationError
 from lightning_faces.geometry import face_size, invert_affine, transform_points, weak_perspective
 from lightning_faces.geometry.landmarks import flip_permutation

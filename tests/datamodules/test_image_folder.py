@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
+from datamodules.components.sampling import EvaluationSampler
+from datamodules.components.video import count_frames, video_reader
 from datamodules.image_folder import ImageFolder, ImageFolderDataset
-from datamodules.sampling import EvaluationSampler
-from datamodules.video import count_frames, video_reader
 from lightning_faces.errors import ConfigurationError, DataError
 from lightning_faces.geometry import transform_points
 

@@ -9,11 +9,16 @@ import pytest
 import torch
 
 from datamodules.augment import MildAugmentation
+from datamodules.base import FaceDataModule
+from datamodules.components.sampling import EvaluationSampler
+from datamodules.menpo import Menpo3D
 from datamodules.mixed import JoinedDataset, Mixed, MixedDataset, shares
 from datamodules.w300lp import W300LP
+from datamodules.w3003d import W3003D
 from lightning_faces.errors import ConfigurationError
+from lightning_faces.morphable import MorphableModel
 from tests.fakes.noise_faces import NoiseFaces
-from tests.fakes.photographs import fake_face_model, write_300w_lp
+from tests.fakes.photographs import fake_face_model, write_300w_3d, write_300w_lp, write_table
 
 
 def test_shares_add_up_in_proportion() -> None:
@@ -97,7 +102,59 @@ def test_refusals() -> None:
         Mixed([NoiseFaces()], image_size=64)
     with pytest.raises(ConfigurationError, match="leaves a member without a sample"):
         make([NoiseFaces(), NoiseFaces()], "train", weights=[1.0, 99.0], epoch_size=3)
-    with pytest.raises(ConfigurationError, match=r"flip is 0\.5"):
-        Mixed([NoiseFaces(augmentation=MildAugmentation())], image_size=32).members[0].check_reflection(
-            frozenset({"pncc"}), "M"
-        )
+    for weights in ([0.0, 1.0], [float("nan"), 1.0], [float("inf"), 1.0]):
+        with pytest.raises(ConfigurationError, match="one positive number for each"):
+            Mixed([NoiseFaces(), NoiseFaces()], weights=weights, image_size=32)
+
+
+def test_a_mixture_has_the_margin_and_the_sequences_of_its_members(tmp_path: Path) -> None:
+    write_table(tmp_path / "Menpo3D", 5, "68", sequence=[0, 0, 1, 1, 1], frame=[0, 1, 0, 1, 2])
+    write_300w_3d(tmp_path / "300W-3D", photographs=2)
+    members: list[FaceDataModule] = [
+        Menpo3D(root=str(tmp_path), margin=1.6, image_size=32),
+        W3003D(root=str(tmp_path), margin=1.6, image_size=32),
+    ]
+    mixed = Mixed(members, image_size=32, num_workers=0)
+    mixed.setup("test")
+    dataset = mixed.datasets["test"]
+    assert dataset.margin == 1.6
+    assert dataset.sequence_lengths == [2, 3, 1, 1]  # type: ignore[attr-defined]
+    shards = [[index for index, _ in EvaluationSampler(dataset, 2, rank)] for rank in range(2)]
+    assert sorted(shards[0] + shards[1]) == list(range(7))
+    assert any({2, 3, 4} <= set(shard) for shard in shards)
+    members[1].margin = 1.3
+    with pytest.raises(ConfigurationError, match=r"crops have margins 1\.3, 1\.6: set option margin"):
+        Mixed(members, image_size=32).setup("test")
+
+
+def test_two_face_models_are_refused_before_any_face_is_read(tmp_path: Path) -> None:
+    model = fake_face_model()
+    model.save(tmp_path / "a.npz")
+    replaced = MorphableModel.load(tmp_path / "a.npz")
+    replaced.mean[0] += 1.0
+    replaced.save(tmp_path / "b.npz")
+    members: list[FaceDataModule] = [
+        W300LP(root=str(tmp_path / "nowhere"), face_model=str(tmp_path / f"{name}.npz"), image_size=32) for name in "ab"
+    ]
+    with pytest.raises(ConfigurationError, match=r"Mixed has W300LP with face_model_hash .* and W300LP with"):
+        Mixed(members, image_size=32).setup("fit")
+
+
+def test_a_method_that_sees_each_sample_once_cannot_be_given_proportions() -> None:
+    class Method:
+        every_sample_once = True
+
+    class Trainer:
+        lightning_module = Method()
+
+    members = [NoiseFaces(train_size=4), NoiseFaces(train_size=6)]
+    for options in ({"weights": [1.0, 1.0]}, {"epoch_size": 5}):
+        mixed = Mixed(members, image_size=32, **options)  # type: ignore[arg-type]
+        mixed.trainer = Trainer()  # type: ignore[assignment]
+        with pytest.raises(ConfigurationError, match="Method must see each sample once in a pass"):
+            mixed.make_dataset("train", members[0].available_targets)
+    mixed = Mixed(members, image_size=32)
+    mixed.trainer = Trainer()  # type: ignore[assignment]
+    dataset = mixed.make_dataset("train", members[0].available_targets)
+    assert isinstance(dataset, MixedDataset)
+    assert sorted(dataset.locate((i, 1))[1][0] for i in range(10)) == sorted([*range(4), *range(6)])

@@ -14,10 +14,11 @@ from datamodules import florence
 from datamodules.aflwlfpa import AFLWLFPA
 from datamodules.base import FaceDataModule
 from datamodules.bp4d import BP4D
+from datamodules.components.annotations import read_annotations
+from datamodules.components.sampling import EvaluationSampler
+from datamodules.components.tables import TableFaceDataset
 from datamodules.florence import Florence
 from datamodules.menpo import Menpo3D
-from datamodules.sampling import EvaluationSampler
-from datamodules.table import TableFaceDataset, read_annotations
 from datamodules.threedfaw import ThreeDFAW
 from lightning_faces.errors import ConfigurationError, DataError
 from lightning_faces.geometry import weak_perspective

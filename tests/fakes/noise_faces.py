@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from datamodules.base import FaceDataModule, FaceDataset
-from datamodules.crop import Augmentation, RawFace
+from datamodules.components.transform import Augmentation, RawFace
 
 
 class NoiseDataset(FaceDataset):

@@ -19,6 +19,7 @@ from datamodules.synthetic import SyntheticFaces
 from lightning_faces.batch import FaceBatch, FacePrediction, collate_faces
 from lightning_faces.cli import main
 from lightning_faces.errors import ConfigurationError, DataError
+from lightning_faces.evaluation.records import Record, read_record
 from lightning_faces.geometry.camera import face_size, weak_perspective
 from lightning_faces.heads import position_map
 from lightning_faces.heads.position_map import SameConvTranspose2d, depth_from_minimum, position_map_loss
@@ -26,7 +27,6 @@ from lightning_faces.methods import PRNet, prnet
 from lightning_faces.methods.prnet.network import ResidualBlock, SameConv2d
 from lightning_faces.morphable import MorphableModel
 from lightning_faces.morphable.uvmap import UVGrid
-from lightning_faces.records import Record, read_record
 from tests.fakes.photographs import fake_face_model, write_aflw2000, write_table
 from tests.methods.losses import loss_of
 
@@ -557,6 +557,9 @@ def score(tmp_path: Path, config: str, face_model: Path | str, *options: str) ->
     content = torch.load(path, weights_only=True)
     content["hyper_parameters"]["_class_path"] = "lightning_faces.methods.PRNet"  # as a training by command saves it
     torch.save(content, path)
+    if face_model != "embedded":
+        # A checkpoint opens no file, so a face model of one's own is named again.
+        options = ("--model", "PRNet", "--model.face_model", str(face_model), *options)
     main(
         [
             "test", "--config", str(CONFIGS / config), "--ckpt_path", str(path), "--data.image_size", "32",

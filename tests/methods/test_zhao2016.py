@@ -14,11 +14,11 @@ import tests.fakes.noise_faces  # noqa: F401 - makes NoiseFaces a short name
 from lightning_faces.batch import FaceBatch, collate_faces
 from lightning_faces.cli import main as cli_main
 from lightning_faces.errors import ConfigurationError
+from lightning_faces.evaluation.records import read_record
 from lightning_faces.heads.depth import DepthHead, depth_loss, standardize
 from lightning_faces.heads.landmarks import error_difference_loss, local_loss, pairwise_loss
 from lightning_faces.methods import Zhao2016
 from lightning_faces.methods.base import term_means, weighted_sum
-from lightning_faces.records import read_record
 from tests.methods.losses import loss_of, mean_of
 
 SHAPES: dict[str, tuple[int, ...]] = {

@@ -15,9 +15,9 @@ import torch
 
 from datamodules import SyntheticFaces
 from lightning_faces.cli import main as cli_main
+from lightning_faces.evaluation.records import Record, read_record
 from lightning_faces.geometry.alignment import apply_similarity, similarity_transform
 from lightning_faces.geometry.rotation import euler_to_matrix
-from lightning_faces.records import Record, read_record
 from lightning_faces.rendering.synthesis import SynthesisOptions
 
 ROOT = Path(__file__).resolve().parents[2]

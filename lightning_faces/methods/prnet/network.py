@@ -69,4 +69,4 @@ class PaperBackbone(nn.Module):
 
     def extract(self, image: Tensor) -> Features:
         """Features of images ``[B, 3, S, S]`` in [0, 1]."""
-        return Features(maps=(self.layers(image.to(self.layers[0].weight.dtype)),))
+        return Features(maps=(self.layers(image.to(next(self.parameters()).dtype)),))

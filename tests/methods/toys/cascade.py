@@ -38,7 +38,7 @@ class Cascade(FaceMethod):
         for stage in range(self.stages):
             if stage < len(self.regressors):
                 inputs = self._inputs(image, stage)
-                points = points + inputs @ self.regressors[stage, : inputs.shape[1]]
+                points = points + inputs @ self.regressors[stage, : inputs.shape[1]].float()
             found.append(points)
         return found
 
@@ -62,7 +62,7 @@ class Cascade(FaceMethod):
             gram, moment = (self.trainer.strategy.reduce(x, reduce_op="sum") for x in (self.gram, self.moment))
             solved = torch.linalg.solve(gram, moment).float()
             grown = nn.functional.pad(solved, (0, 0, 0, self.regressors.shape[1] - len(solved)))
-            self.regressors = torch.cat((self.regressors, grown[None]))
+            self.regressors = torch.cat((self.regressors, grown[None].to(self.regressors)))
 
     def num_parameters(self) -> int:
         return sum(204 * (1 + 3 * (4 * stage) ** 2) for stage in range(1, len(self.regressors) + 1))

@@ -1,0 +1,1 @@
+"""What the data sets are made of: reading files, cropping, sampling, tables, dense targets."""
