@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from lightning_faces.__main__ import main as lightning_faces
 from lightning_faces.evaluation.bootstrap import bootstrap_means, interval
-from lightning_faces.files import write_atomic
 from lightning_faces.evaluation.records import Record, read_record, read_samples
+from lightning_faces.files import write_atomic
 
 Evaluation = tuple[Record, dict[str, NDArray[np.float64]]]
 

@@ -17,19 +17,19 @@ import torch
 from pytorch3d.renderer import MeshRasterizer, OrthographicCameras, RasterizationSettings
 from pytorch3d.structures import Meshes
 from timing import median_seconds
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_faces.geometry import weak_perspective
 from lightning_faces.morphable import MorphableModel
-from lightning_faces.rendering import FaceRasterizer, FaceSynthesizer
-from lightning_faces.rendering.maps import FaceMaps
+from lightning_faces.rendering import FaceSynthesizer
+from lightning_faces.rendering.rasterizer import FaceRasterizer
 from lightning_faces.rendering.renderer import rasterize_image
 
 SIZE = 200
 BATCH = 32
 """Faces drawn together: the data module's default."""
 DEVICE_BATCH = 64
-TARGETS = ("pncc", "offsets", "face_mask", "shading", "geometry_mask", "position_map")
+TARGETS = ("pncc", "offsets", "face_mask", "normals", "position_map")
 CHEAP = 136
 
 
@@ -105,7 +105,7 @@ def benchmark_samples(model: MorphableModel, repeats: int) -> float:
     for size, targets, label in (
         (CHEAP, (), "image and landmarks"),
         (SIZE, (), "image and landmarks"),
-        (SIZE, TARGETS, "image, landmarks, PNCC, offsets, shading, masks, position map"),
+        (SIZE, TARGETS, "image, landmarks, PNCC, offsets, mask, normals, position map"),
     ):
         synthesizer = FaceSynthesizer(model, size, position_map_size=64)
 
@@ -148,22 +148,6 @@ def benchmark_geometry(model: MorphableModel, repeats: int) -> None:
     )
 
 
-def benchmark_position_map(model: MorphableModel) -> None:
-    """How far landmarks read back from position maps are off, in pixels of a picture of 100."""
-    pose = torch.tensor([[0.4, 0.1, yaw, 0.05, 50.0, 50.0] for yaw in (0.0, -0.5, 0.8, 1.4)])
-    vertices = weak_perspective(model.mean.expand(len(pose), -1, -1), pose)
-    errors = []
-    for side in (64, 96, 128, 256):
-        maps = FaceMaps(model, 100, side)
-        grid = (2.0 * maps.landmark_uv() - 1.0).expand(len(pose), 1, -1, -1)
-        read = nn.functional.grid_sample(maps.position_map(vertices), grid, align_corners=False)[:, :, 0].transpose(
-            1, 2
-        )
-        error = (read - model.landmarks(vertices))[..., :2].norm(dim=-1)
-        errors.append(f"U = {side}: {error.mean():.2f} (at most {error.max():.1f})")
-    print(f"landmarks read from position maps, pixels of 100: {', '.join(errors)}")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few repeats, no dense model")
@@ -173,7 +157,6 @@ def main() -> None:
     repeats = 5 if quick else 15
     model = MorphableModel.load("embedded")
     benchmark_rasterizer(model, repeats, 1 if quick else 3)
-    benchmark_position_map(model)
     sample = benchmark_samples(model, repeats)
     if torch.cuda.is_available():
         benchmark_device(MorphableModel.load("embedded"), "cuda", repeats)

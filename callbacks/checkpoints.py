@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+
+
+def between_steps(trainer: Trainer, batch_idx: int) -> bool:
+    """Whether no gradients are accumulated that a checkpoint would lose."""
+    return trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches == 0
 
 
 class _RunCheckpoint(ModelCheckpoint):
@@ -20,6 +25,23 @@ class _RunCheckpoint(ModelCheckpoint):
         # A method that is fitted in closed form, without optimizer steps, is saved too.
         self._last_global_step_saved = -1
         super().setup(trainer, pl_module, stage)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save where it is time to; between the batches of one step, later."""
+        if between_steps(trainer, batch_idx):
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the best value so far, where its checkpoint is here: a run folder may have been moved."""
+        file = Path(str(self.dirpath)) / f"{self.filename}.ckpt"
+        if not file.is_file():
+            return
+        state = {**state_dict, "dirpath": self.dirpath, "best_model_path": str(file)}
+        if state.get("best_model_score") is not None:
+            state.update(kth_best_model_path=str(file), best_k_models={str(file): state["best_model_score"]})
+        super().load_state_dict(state)
 
 
 class BestCheckpoint(_RunCheckpoint):

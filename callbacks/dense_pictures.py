@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from callbacks.pictures import MARGIN, ContactSheet
+from callbacks.pictures import MARGIN, ContactSheet, caption_text
 from lightning_faces.batch import FaceBatch, FacePrediction
 
-MAPS = ("position_map", "pncc", "offsets", "shading")
+MAPS = ("position_map", "pncc", "offsets")
 WORST = 0.1
 """Error, over the face size, that is drawn red."""
 STOPS = np.array([[0.19, 0.07, 0.23], [0.16, 0.47, 0.92], [0.64, 0.99, 0.24], [0.98, 0.6, 0.15], [0.48, 0.02, 0.01]])
@@ -79,6 +79,9 @@ def tiles_of(face: DenseFace, tile: int) -> dict[str, NDArray[np.uint8]]:
         return moved
 
     def by_depth(points: Tensor) -> NDArray[np.uint8]:
+        points = points[points.isfinite().all(dim=1)]
+        if len(points) == 0:
+            return photo
         low, high = points[:, 2].min(), points[:, 2].max()
         return scatter(photo, on_tile(points), colours((points[:, 2] - low) / (high - low).clamp(min=1e-6)))
 
@@ -92,16 +95,17 @@ def tiles_of(face: DenseFace, tile: int) -> dict[str, NDArray[np.uint8]]:
         # Depth has no origin of its own: what is compared has the same mean.
         moved = face.predicted - face.true
         moved[:, 2] -= moved[:, 2].mean()
-        error = moved.norm(dim=-1) / face.face_size
+        error = (moved.norm(dim=-1) / face.face_size).nan_to_num(nan=1.0)
         tiles[f"error, 0 to {100 * WORST:.0f}%"] = scatter(photo, on_tile(face.true), colours(error / WORST))
-    for name, value in face.maps.items():
+    for name, given in face.maps.items():
+        value = given.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
         low, high = value.amin(dim=(1, 2), keepdim=True), value.amax(dim=(1, 2), keepdim=True)
         tiles[name] = resized((value - low) / (high - low).clamp(min=1e-6))
     return tiles
 
 
 class DenseSheet(ContactSheet):
-    """Draws, for a few faces, the surface by depth, its error, and the maps in the batch, a row per face.
+    """Draws, for a few faces, the surface by depth, its error, and true and predicted maps, a row per face.
 
     It draws nothing where neither the method nor the data has surfaces or maps. Errors are distances after moving the
     prediction to the true mean depth, over the face size.
@@ -121,9 +125,15 @@ class DenseSheet(ContactSheet):
         has = batch["has"]
         faces = []
         for i in range(min(most, len(batch["index"]))):
+            valid = prediction.valid is None or bool(prediction.valid[i])
             maps = {key: batch[key][i].float().cpu() for key in MAPS if key in batch and bool(has[key][i])}  # type: ignore[literal-required]
+            if valid:
+                drawn = {key: image[i].detach().float().cpu() for key, image in prediction.dense.items()}
+                maps |= {f"predicted {key}": image for key, image in drawn.items() if image.shape[0] in (1, 3)}
             true = batch["vertices"][i].float().cpu() if "vertices" in batch and bool(has["vertices"][i]) else None
-            predicted = None if prediction.vertices is None else prediction.vertices[i].detach().float().cpu()
+            predicted = (
+                prediction.vertices[i].detach().float().cpu() if prediction.vertices is not None and valid else None
+            )
             if true is not None and prediction.vertex_ids is not None:
                 true = true[prediction.vertex_ids.cpu()]
             if not maps and true is None and predicted is None:
@@ -149,5 +159,7 @@ class DenseSheet(ContactSheet):
                 if name in row:
                     sheet.paste(Image.fromarray(row[name]), (x, y))
                 if column == 0:
-                    draw.text((x, y + tile + 1), faces[number].caption, fill=(170, 170, 170))
+                    draw.text(
+                        (x, y + tile + 1), caption_text(faces[number].caption, 2 * tile // 6), fill=(170, 170, 170)
+                    )
         return sheet

@@ -33,20 +33,27 @@ from lightning_faces.evaluation.scores import SCORES, units
 from lightning_faces.evaluation.speed import measure_speed
 from lightning_faces.files import write_atomic
 from lightning_faces.methods.base import FaceMethod
+from lightning_faces.methods.checkpoint import read_checkpoint
 
 PACKAGES = ("lightning-faces", "torch", "lightning", "torchmetrics", "numpy", "scipy", "timm", "easypytorch3d")
 FACE_PIXELS = 192
 BACKBONE_OPTIONS = ("backbone", "encoder")
 """Constructor arguments that name a method's backbone."""
-_CHECKPOINT = {"samples_seen": int, "epochs": int, "history": list, "stopped": bool, "seed": (int, type(None))}
+_CHECKPOINT: dict[str, type | tuple[type, ...]] = {
+    "samples_seen": int,
+    "epochs": int,
+    "history": list,
+    "stopped": bool,
+    "seed": (int, type(None)),
+}
 
 
 class EvaluationRecord(Callback):
     """Writes one record per test data set and prediction into ``records/`` below the run folder, with an NPZ of errors.
 
     Scored is what data and method have, of :data:`lightning_faces.evaluation.scores.SCORES`; what is left out, and why,
-    stands in the record's notes. Each value has a 95 % bootstrap interval. A method with several named predictions has a
-    record of each. The same run on the same data replaces its records.
+    stands in the record's notes. Each value has a 95 % bootstrap interval. Each named prediction has a record of its
+    own. The same run on the same data replaces its records.
 
     During training it counts the samples seen and follows the method's monitored metric. A training counts as converged
     if the method says so, and else if early stopping ended it, if it has nothing to optimise step by step, or if the
@@ -119,7 +126,8 @@ class EvaluationRecord(Callback):
         """Continue counting; a value of another type, as a stranger's checkpoint may hold, is left out."""
         for key, kind in _CHECKPOINT.items():
             value = state_dict.get(key)
-            if isinstance(value, kind) and (key != "history" or all(isinstance(item, float) for item in value)):  # type: ignore[arg-type]
+            numbers = not isinstance(value, list) or all(isinstance(item, float) for item in value)
+            if isinstance(value, kind) and numbers:
                 setattr(self, key, value)
 
     # While testing --------------------------------------------------------------------------------------------------
@@ -127,8 +135,7 @@ class EvaluationRecord(Callback):
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start anew; a data set without a fingerprint is refused before any work."""
         self._tests = {
-            number: _Evaluation(trainer, pl_module, loader, self.icp)
-            for number, loader in enumerate(_loaders(trainer))
+            number: _Evaluation(trainer, pl_module, loader, self.icp) for number, loader in enumerate(_loaders(trainer))
         }
         if pl_module.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(pl_module.device)
@@ -175,7 +182,7 @@ class EvaluationRecord(Callback):
             samples = {**scored.table, "faces": faces, "faces_row": chosen}
             folder = Path(trainer.default_root_dir).absolute() / "records"
             path = write_record(folder, file_name(record), record, samples)
-            for note in record.notes:
+            for note in scored.news:
                 rank_zero_info(f"{record.dataset}{f' ({name})' if name else ''}: {note}")
             for logger in trainer.loggers:
                 if isinstance(logger, WandbLogger):
@@ -186,8 +193,9 @@ class EvaluationRecord(Callback):
         state: dict[str, Any] = self.state_dict()
         folder = Path(trainer.default_root_dir)
         if checkpoint:
-            content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-            state = content.get("callbacks", {}).get(self.state_key) or EvaluationRecord().state_dict()
+            callbacks = read_checkpoint(checkpoint).get("callbacks")
+            saved = callbacks.get(self.state_key) if isinstance(callbacks, dict) else None
+            state = saved if isinstance(saved, dict) else EvaluationRecord().state_dict()
             folder = Path(checkpoint).absolute().parent.parent
         judge = EvaluationRecord()
         judge.load_state_dict(state)
@@ -316,9 +324,7 @@ def _loaders(trainer: Trainer) -> list[Any]:
     return list(loaders) if isinstance(loaders, (list, tuple)) else [loaders]
 
 
-def _draw(
-    trainer: Trainer, method: FaceMethod, loader: Any, prediction: str, indices: list[int]
-) -> NDArray[np.uint8]:
+def _draw(trainer: Trainer, method: FaceMethod, loader: Any, prediction: str, indices: list[int]) -> NDArray[np.uint8]:
     """The samples side by side with true (green) and predicted (red) landmarks, uint8 ``[H, W, 3]``."""
     batch = loader.collate_fn([loader.dataset[i] for i in indices])
     batch = trainer.strategy.batch_to_device(batch, method.device)

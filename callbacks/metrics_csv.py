@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import sys
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,8 +15,7 @@ from lightning.pytorch.loggers import Logger
 from lightning_utilities.core.rank_zero import rank_zero_only
 
 from lightning_faces.files import write_atomic
-
-FIRST_COLUMNS = ("step", "epoch")
+from lightning_faces.history import FIRST_COLUMNS, read_history
 
 
 class MetricsCSV(Logger):
@@ -83,13 +83,14 @@ class MetricsCSV(Logger):
             file.write(self._text([row], header=False))
 
     def _open(self) -> None:
-        self._columns = []
-        if self.path.exists():
-            with self.path.open(newline="") as file:
-                reader = csv.DictReader(file)
-                # A kill while a row was written leaves a short last row.
-                self._earlier = [row for row in reader if None not in row.values()]
-                self._columns = list(reader.fieldnames or [])
+        self._columns, self._earlier, bad = read_history(self.path)
+        if bad:
+            # What is good is kept here, and all of it there.
+            kept = self.path.with_name("metrics-damaged.csv")
+            kept.write_bytes(self.path.read_bytes())
+            said = f"{bad} rows of {self.path} are damaged and left out; {kept.name} has them."
+            print(f"lightning-faces: {said}", file=sys.stderr)
+            write_atomic(self.path, self._text(self._earlier, header=True))
 
     def _drop_repeated(self, columns: set[str], step: int) -> bool:
         """Blank ``columns`` in rows of earlier processes from ``step`` on; whether anything was there."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from torch import Tensor
 
 from lightning_faces.batch import FaceBatch, FacePrediction
 from lightning_faces.errors import ConfigurationError
+from lightning_faces.files import write_atomic
 
 CURVES_68 = (range(17), range(17, 22), range(22, 27), range(27, 31), range(31, 36))
 LOOPS_68 = (range(36, 42), range(42, 48), range(48, 60), range(60, 68))
@@ -34,24 +37,37 @@ class Face:
 
 
 def faces_of_batch(batch: FaceBatch, prediction: FacePrediction, most: int) -> list[Face]:
-    """The first ``most`` faces of a batch, copied to the CPU."""
+    """The first ``most`` faces of a batch, copied to the CPU; of a face that is not valid, the true landmarks only."""
     faces = []
     for i in range(min(most, len(batch["index"]))):
         predicted = prediction.landmarks[i].detach().float().cpu()
         true, caption = None, batch["sample_id"][i]
         visible = torch.ones(len(predicted), dtype=torch.bool)
-        if "landmarks" in batch and bool(batch["has"]["landmarks"][i]):
+        if _has(batch, "landmarks", i):
             true = batch["landmarks"][i].float().cpu()
-            if "landmark_mask" in batch and bool(batch["has"]["landmark_mask"][i]):
-                visible = batch["landmark_mask"][i, :, 0].cpu()
-            if "face_size" in batch and len(true) == len(predicted) and bool(visible.any()):
-                error = (predicted - true)[:, :2].norm(dim=-1)[visible].mean() / float(batch["face_size"][i])
-                caption = f"{caption}  {100 * float(error):.1f}%"
+            visible = torch.ones(len(true), dtype=torch.bool)
+            if _has(batch, "landmark_mask", i):
+                visible = batch["landmark_mask"][i, :, :2].all(dim=-1).cpu()
+        if prediction.valid is not None and not bool(prediction.valid[i]):
+            predicted, caption = predicted[:0], f"not valid  {caption}"
+        elif true is not None and _has(batch, "face_size", i) and len(true) == len(predicted) and bool(visible.any()):
+            error = (predicted - true)[:, :2].norm(dim=-1)[visible].mean() / float(batch["face_size"][i])
+            caption = f"{caption}  {100 * float(error):.1f}%"
         faces.append(Face(batch["image"][i].float().cpu(), predicted, true, visible, caption))
     return faces
 
 
+def _has(batch: FaceBatch, key: str, place: int) -> bool:
+    return key in batch["has"] and bool(batch["has"][key][place])
+
+
+def caption_text(text: str, most: int) -> str:
+    """Text that any font can draw: strangers name their files with characters that none has."""
+    return text.encode("ascii", "replace").decode("ascii")[:most]
+
+
 def _draw_landmarks(draw: ImageDraw.ImageDraw, points: Tensor, shown: Tensor, colour: tuple[int, int, int]) -> None:
+    shown = shown & points[:, :2].isfinite().all(dim=1)
     at = [(float(x), float(y)) for x, y in points[:, :2]]
     if len(at) == 68 and bool(shown.all()):
         for curve in CURVES_68:
@@ -97,7 +113,7 @@ def contact_sheet(faces: list[Face], tile: int = 192, columns: int = 4) -> Image
         x = MARGIN + number % columns * step_x
         y = 2 * MARGIN + line + number // columns * step_y
         sheet.paste(picture, (x, y))
-        draw.text((x, y + tile + 1), face.caption[: tile // 6], fill=(210, 210, 210))
+        draw.text((x, y + tile + 1), caption_text(face.caption, tile // 6), fill=(210, 210, 210))
     return sheet
 
 
@@ -110,8 +126,9 @@ def log_picture(trainer: Trainer, key: str, picture: Image.Image, path: Path) ->
         picture: RGB image.
         path: PNG file.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path)
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    write_atomic(path, buffer.getvalue())
     # Lightning logs the values of the last step under this number.
     step = max(trainer.global_step - 1, 0)
     for logger in trainer.loggers:
@@ -127,7 +144,7 @@ class ContactSheet(Callback):
     """Draws the same validation faces every few epochs and at the end, and test faces once.
 
     Files: ``pictures/val-epoch0007.png``, ``pictures/val-last.png`` and ``pictures/test-<data>.png`` below the
-    trainer's root folder.
+    trainer's root folder; of each prediction of a method with several, ``pictures/val-last.<prediction>.png``.
 
     Args:
         every_n_epochs: Epochs between two sheets.
@@ -143,13 +160,16 @@ class ContactSheet(Callback):
             if value < 1:
                 raise ConfigurationError(f"{type(self).__name__} option {name} is {value}; it must be at least 1.")
         self.every_n_epochs, self.num_faces = every_n_epochs, num_faces
-        self._faces: list[Any] = []
+        self._faces: dict[str, list[Any]] = {}
 
     def _collect(self, trainer: Trainer, outputs: Any, batch: FaceBatch, dataloader_idx: int) -> None:
-        missing = self.num_faces - len(self._faces)
-        prediction = outputs.get("prediction") if isinstance(outputs, dict) else None
-        if trainer.is_global_zero and dataloader_idx == 0 and missing > 0 and prediction is not None:
-            self._faces += self.take(batch, prediction, missing)
+        predictions = outputs.get("predictions", {}) if isinstance(outputs, dict) else {}
+        if not trainer.is_global_zero or dataloader_idx != 0:
+            return
+        for name, prediction in predictions.items():
+            faces = self._faces.setdefault(name, [])
+            if len(faces) < self.num_faces:
+                faces += self.take(batch, prediction, self.num_faces - len(faces))
 
     def take(self, batch: FaceBatch, prediction: FacePrediction, most: int) -> list[Any]:
         """What is drawn of the first faces of a batch, copied to the CPU."""
@@ -161,7 +181,7 @@ class ContactSheet(Callback):
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start a new sheet."""
-        self._faces = []
+        self._faces = {}
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int,
@@ -186,10 +206,15 @@ class ContactSheet(Callback):
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the test faces."""
-        self._draw(trainer, "test", getattr(trainer.datamodule, "name", "data"))  # type: ignore[attr-defined]
+        self._draw(trainer, "test", getattr(trainer.datamodule, "name", None) or "data")  # type: ignore[attr-defined]
 
     def _draw(self, trainer: Trainer, split: str, name: str) -> None:
-        if self._faces and trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            file = "-".join(filter(None, (split, self.kind, name)))
-            path = Path(trainer.default_root_dir) / "pictures" / f"{file}.png"
-            log_picture(trainer, f"{split}/{self.kind or 'faces'}", self.draw(self._faces), path)
+        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        # A data set's name is free text, and a dot begins a prediction's name.
+        file = "-".join(filter(None, (split, self.kind, re.sub(r"[^\w-]+", "-", name))))
+        for prediction, faces in self._faces.items():
+            if faces:
+                path = Path(trainer.default_root_dir) / "pictures" / f"{'.'.join(filter(None, (file, prediction)))}.png"
+                key = "/".join(filter(None, (split, self.kind or "faces", prediction)))
+                log_picture(trainer, key, self.draw(faces), path)

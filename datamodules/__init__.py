@@ -2,6 +2,7 @@
 
 from datamodules.aflw2000 import AFLW20003D
 from datamodules.aflwlfpa import AFLWLFPA
+from datamodules.augment import MildAugmentation, Pix2faceAugmentation, PRNetAugmentation, ZhaoAugmentation
 from datamodules.base import FaceDataModule, FaceDataset
 from datamodules.bp4d import BP4D
 from datamodules.florence import Florence
@@ -9,6 +10,7 @@ from datamodules.image_folder import ImageFolder
 from datamodules.menpo import Menpo3D
 from datamodules.mixed import Mixed
 from datamodules.synthetic import SyntheticFaces
+from datamodules.table import Table
 from datamodules.threedfaw import ThreeDFAW
 from datamodules.w300lp import W300LP
 from datamodules.w3003d import W3003D
@@ -24,7 +26,12 @@ __all__ = [
     "Florence",
     "ImageFolder",
     "Menpo3D",
+    "MildAugmentation",
     "Mixed",
+    "PRNetAugmentation",
+    "Pix2faceAugmentation",
     "SyntheticFaces",
+    "Table",
     "ThreeDFAW",
+    "ZhaoAugmentation",
 ]

@@ -20,7 +20,9 @@ from datamodules.components.fitted import (
     photograph_pairs,
 )
 from datamodules.components.matfile import read_mat
-from lightning_faces.errors import ConfigurationError, DataError
+from datamodules.components.options import check_number
+from lightning_faces.errors import DataError
+from lightning_faces.npzfile import read_npy
 from lightning_faces.yaw_bins import balanced_draw
 
 
@@ -58,9 +60,11 @@ class AFLW20003DDataset(FittedFaceDataset):
 
     def _read_yaw_list(self, path: Path) -> NDArray[np.float64]:
         try:
-            yaw: NDArray[np.float64] = np.load(path, allow_pickle=False).astype(np.float64).reshape(-1)
-        except (OSError, ValueError) as error:
+            yaw: NDArray[np.float64] = read_npy(path).astype(np.float64).reshape(-1)
+        except (DataError, ValueError, TypeError) as error:
             raise DataError(f"The yaw list {path} cannot be read ({error}): give AFLW2000-3D-new.pose.npy.") from error
+        if not np.isfinite(yaw).all():
+            raise DataError(f"The yaw list {path} has values that are not finite: give AFLW2000-3D-new.pose.npy.")
         if len(yaw) != len(self.pairs):
             raise DataError(
                 f"The yaw list {path} has {len(yaw)} values for {len(self.pairs)} photographs in {self.folder}: use "
@@ -137,8 +141,10 @@ class AFLW20003D(FittedFaceDataModule):
         super().__init__(
             root, box, face_model, position_map_size, cache_dir, on_error, image_size, batch_size, num_workers, margin
         )
-        if max_angle is not None and max_angle <= 0:
-            raise ConfigurationError(f"AFLW20003D option max_angle is {max_angle}; give degrees, such as 99.")
+        if max_angle is not None:
+            check_number("AFLW20003D option max_angle", max_angle, 1e-3)
+        if balanced_seed is not None:
+            check_number("AFLW20003D option balanced_seed", balanced_seed, 0)
         self.max_angle, self.yaw_list, self.balanced_seed = max_angle, yaw_list, balanced_seed
 
     def make_dataset(self, split: str, targets: frozenset[str]) -> FittedFaceDataset | None:

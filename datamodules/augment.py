@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_faces.errors import ConfigurationError
+from datamodules.components.options import check_number, check_range
 from lightning_faces.geometry.landmarks import outer_eye_corners
 
 Range = tuple[float, float]
@@ -54,8 +54,7 @@ class _Augmentation:
     flip: float
 
     def __init__(self, flip: float, transforms: list[tuple[str, dict[str, Any]]]) -> None:
-        if not 0 <= flip <= 1:
-            raise ConfigurationError(f"augmentation option flip is {flip}; it is a probability from 0 to 1.")
+        check_number("augmentation option flip", flip, 0, 1)
         self.flip = flip
         self.transforms = transforms
         self._pipeline: Any = None
@@ -74,9 +73,14 @@ class _Augmentation:
 
 
 def _check_range(name: str, value: Range, low: float) -> Range:
-    if not low <= value[0] <= value[1]:
-        raise ConfigurationError(f"augmentation option {name} is {value}; give (least, most), at least {low}.")
+    check_range(f"augmentation option {name}", value, low)
     return value
+
+
+def _check_least(**values: float) -> None:
+    """Refuse options that are no numbers of at least 0."""
+    for name, value in values.items():
+        check_number(f"augmentation option {name}", value, 0)
 
 
 class MildAugmentation(_Augmentation):
@@ -94,6 +98,7 @@ class MildAugmentation(_Augmentation):
     ) -> None:
         super().__init__(flip, [])
         self.scale = _check_range("scale", scale, 0.1)
+        _check_least(rotation=rotation, translation=translation)
         self.rotation, self.translation = rotation, translation
 
     def matrix(self, image_size: int, rng: np.random.Generator) -> NDArray[np.float64]:
@@ -133,7 +138,9 @@ class ZhaoAugmentation(_Augmentation):
         super().__init__(flip, [])
         self.scale = _check_range("scale", scale, 0.01)
         self.occluder_size = _check_range("occluder_size", occluder_size, 0.0)
+        _check_least(rotation=rotation, translation=translation)
         self.rotation, self.translation = rotation, translation
+        check_number("augmentation option occlusion", occlusion, 0, 1)
         self.occlusion, self.occluder_fill = occlusion, occluder_fill
 
     def matrix(self, image_size: int, rng: np.random.Generator) -> NDArray[np.float64]:
@@ -191,6 +198,10 @@ class PRNetAugmentation(_Augmentation):
         occluder_size: Range = (0.1, 0.3),
         flip: float = 0.0,
     ) -> None:
+        check_number("augmentation option occlusion", occlusion, 0, 1)
+        _check_range("occluders", occluders, 1)
+        _check_range("occluder_size", occluder_size, 0.0)
+        _check_range("channel_gain", channel_gain, 0.0)
         holes = {"hole_height_range": occluder_size, "hole_width_range": occluder_size, "num_holes_range": occluders}
         gains = {"multiplier": channel_gain, "per_channel": True, "elementwise": False, "p": 1.0}
         super().__init__(
@@ -198,6 +209,7 @@ class PRNetAugmentation(_Augmentation):
             [("MultiplicativeNoise", gains), ("CoarseDropout", {**holes, "fill": "random", "p": occlusion})],
         )
         self.scale = _check_range("scale", scale, 0.1)
+        _check_least(rotation=rotation, translation=translation)
         self.rotation, self.translation = rotation, translation
 
     def matrix(self, image_size: int, rng: np.random.Generator) -> NDArray[np.float64]:
@@ -234,9 +246,13 @@ class Pix2faceAugmentation(_Augmentation):
         colour_balance: float = 0.2,
         flip: float = 0.0,
     ) -> None:
+        _check_range("gamma", gamma, 0.01)
         limits = (100 * gamma[0], 100 * gamma[1])
         super().__init__(flip, [("RandomGamma", {"gamma_limit": limits, "p": 1.0})])
         self.margin, self.crop = margin, _check_range("crop", crop, 0.1)
+        check_number("augmentation option margin", margin, 0.1)
+        check_number("augmentation option colour_balance", colour_balance, 0, 0.99)
+        _check_least(rotation=rotation, translation=translation)
         self.rotation, self.translation, self.colour_balance = rotation, translation, colour_balance
 
     def matrix(self, image_size: int, rng: np.random.Generator) -> NDArray[np.float64]:

@@ -166,7 +166,7 @@ class FaceDataModule(LightningDataModule, ABC):
         self.image_size, self.batch_size, self.num_workers = image_size, batch_size, num_workers
         self.margin, self.augmentation, self.seed = margin, augmentation, seed
         self.datasets: dict[str, FaceDataset] = {}
-        self._resume: dict[str, int] = {"epoch": 0, "batches": 0}
+        self._resume: dict[str, int] = {"epoch": 0, "batches": 0, "samples": 0}
 
     @property
     def name(self) -> str:  # type: ignore[override]  # Lightning's own is a plain attribute that nothing sets
@@ -254,7 +254,7 @@ class FaceDataModule(LightningDataModule, ABC):
                 f"{len(dataset) // world}."
             )
         else:
-            sampler = TrainSampler(dataset, world, rank, self.seed, done * self.batch_size, epoch)
+            sampler = TrainSampler(dataset, world, rank, self.seed, self._resume["samples"] // world, epoch)
         dataset.share()
         source, collate = self.loader_parts(split)
         if self._rounds_batches():
@@ -323,9 +323,16 @@ class FaceDataModule(LightningDataModule, ABC):
         # because the end of an epoch is counted before its checkpoint.
         epoch = max(loop.epoch_progress.current.ready - 1, 0)
         done = loop.epoch_loop.batch_progress.current.processed
-        finished = done >= self.trainer.num_training_batches
-        return {"epoch": epoch + 1 if finished else epoch, "batches": 0 if finished else done}
+        if done >= self.trainer.num_training_batches:
+            return {"epoch": epoch + 1, "batches": 0, "samples": 0}
+        # Samples beside batches: a training may be continued with batches of another size.
+        before = self._resume if epoch == self._resume["epoch"] else {"batches": 0, "samples": 0}
+        samples = before["samples"] + (done - before["batches"]) * self.batch_size * self.trainer.world_size
+        return {"epoch": epoch, "batches": done, "samples": samples}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Continue at the position of ``state_dict``."""
-        self._resume = {"epoch": int(state_dict["epoch"]), "batches": int(state_dict["batches"])}
+        world = self.trainer.world_size if self.trainer is not None else 1
+        batches = int(state_dict["batches"])
+        samples = int(state_dict.get("samples", batches * self.batch_size * world))
+        self._resume = {"epoch": int(state_dict["epoch"]), "batches": batches, "samples": samples}

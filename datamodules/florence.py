@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from datamodules.base import FaceDataset
 from datamodules.components.annotations import Annotations
-from datamodules.components.files import OnError
+from datamodules.components.files import OnError, any_case
 from datamodules.components.scans import registered_scan
 from datamodules.components.tables import TableFaceDataModule, TableFaceDataset
 from datamodules.components.transform import RawFace
@@ -39,7 +39,7 @@ class ScanFaceDataset(TableFaceDataset):
         """Picture, table and scan."""
         scan = self.table.scan
         name = "" if scan is None else scan[self.rows[index]]
-        return super().files(index) + ((self.folder / name,) if name else ())
+        return super().files(index) + ((any_case(self.folder / name),) if name else ())
 
     def read(self, index: int) -> RawFace:
         """One picture; the scan's registration is placed in it by the row's pose."""

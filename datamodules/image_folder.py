@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.base import FaceDataset
-from datamodules.components.files import FileFaceDataModule, FileFaceDataset, OnError, inside, walk_files
-from datamodules.components.images import IMAGE_SUFFIXES, read_image
+from datamodules.components.annotations import read_rows, to_number
+from datamodules.components.files import FileFaceDataModule, FileFaceDataset, OnError, inside, walk_files, warn_left_out
+from datamodules.components.images import IMAGE_SUFFIXES, MAX_PIXELS, read_image
+from datamodules.components.options import check_number
 from datamodules.components.transform import RawFace
 from datamodules.components.video import VIDEO_SUFFIXES, count_frames, video_reader
 from lightning_faces.errors import DataError
@@ -42,7 +43,10 @@ class ImageFolderDataset(FileFaceDataset):
 
     name = "ImageFolder"
 
-    def __init__(self, folder: Path, boxes: Path | None, on_error: OnError = "raise") -> None:
+    def __init__(
+        self, folder: Path, boxes: Path | None, on_error: OnError = "raise", max_pixels: int = MAX_PIXELS
+    ) -> None:
+        self.max_pixels = max_pixels
         self.folder, self.on_error, self.targets = folder, on_error, frozenset()
         known = None if boxes is None else read_boxes(boxes)
         self.faces: list[Face] = []
@@ -93,7 +97,7 @@ class ImageFolderDataset(FileFaceDataset):
         """One face; photographs are turned upright by their EXIF orientation."""
         face = self.faces[index]
         path = inside(self.folder, face.path)
-        image = read_image(path, orient=True) if face.frame < 0 else video_reader(path).frame(face.frame)
+        image = read_image(path, True, self.max_pixels) if face.frame < 0 else video_reader(path).frame(face.frame)
         return RawFace(
             image=image,
             sample_id=self.sample_id(index),
@@ -118,21 +122,22 @@ def read_boxes(path: Path) -> dict[tuple[str, int], list[tuple[float, float, flo
     Raises:
         DataError: If the file cannot be read, a column is missing or a box has no area.
     """
-    boxes: dict[tuple[str, int], list[tuple[float, float, float, float] | None]] = defaultdict(list)
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            for line, row in enumerate(csv.DictReader(file), start=2):
-                x0, y0, x1, y1 = (float(row[key]) for key in ("x0", "y0", "x1", "y1"))
-                if not (x1 > x0 and y1 > y0 and np.isfinite([x0, y0, x1, y1]).all()):
-                    raise DataError(f"{path} line {line} has the box ({x0}, {y0}, {x1}, {y1}), which has no area.")
-                boxes[row["file"], int(row.get("frame") or -1)].append((x0, y0, x1, y1))
-    except DataError:
-        raise
-    except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
+    header, rows = read_rows(path)
+    missing = [name for name in ("file", "x0", "y0", "x1", "y1") if name not in header]
+    if missing:
         raise DataError(
-            f"{path} cannot be read as face boxes ({error!r}): give a CSV file with the columns file, x0, y0, x1, y1 "
-            "and, for videos, frame."
-        ) from error
+            f"{path} has no column {missing[0]}: give the columns file, x0, y0, x1, y1 and, for videos, frame."
+        )
+    boxes: dict[tuple[str, int], list[tuple[float, float, float, float] | None]] = defaultdict(list)
+    for line, row in rows:
+        cells = dict(zip(header, row))
+        x0, y0, x1, y1 = (to_number(path, line, key, cells[key]) for key in ("x0", "y0", "x1", "y1"))
+        if not (x1 > x0 and y1 > y0 and np.isfinite([x0, y0, x1, y1]).all()):
+            raise DataError(f"{path} line {line} has the box ({x0}, {y0}, {x1}, {y1}), which has no area.")
+        frame = to_number(path, line, "frame", cells.get("frame", ""))
+        if not (np.isnan(frame) or (frame.is_integer() and -1 <= frame < 2**31)):
+            raise DataError(f"{path} line {line} column frame is {frame:g}, not the number of a frame.")
+        boxes[cells["file"], -1 if np.isnan(frame) else int(frame)].append((x0, y0, x1, y1))
     return dict(boxes)
 
 
@@ -144,6 +149,7 @@ class ImageFolder(FileFaceDataModule):
         boxes: CSV file with face boxes, columns file (path below the root), x0, y0, x1, y1 in pixels of the upright
             picture (the centre of its first pixel is (0, 0)) and, for videos, frame (0-based). A picture with several
             boxes gives several samples, one without any gives none. Without the file, each picture is taken whole.
+        max_megapixels: Photographs of more million pixels are refused before they are decoded.
         on_error: What to do at a bad file: "raise", or "skip" the sample with a warning and count it.
         image_size: Side of the square crop in pixels.
         batch_size: Samples per step and rank.
@@ -159,6 +165,7 @@ class ImageFolder(FileFaceDataModule):
         self,
         root: str,
         boxes: str | None = None,
+        max_megapixels: float = MAX_PIXELS / 1e6,
         on_error: OnError = "raise",
         image_size: int = 96,
         batch_size: int = 32,
@@ -166,13 +173,16 @@ class ImageFolder(FileFaceDataModule):
         margin: float = 1.3,
     ) -> None:
         super().__init__(root, on_error, image_size, batch_size, num_workers, margin)
+        check_number("ImageFolder option max_megapixels", max_megapixels, 0.001)
+        self.max_pixels = int(max_megapixels * 1e6)
         self.boxes = None if boxes is None else Path(boxes).expanduser()
 
     def make_dataset(self, split: str, targets: frozenset[str]) -> FaceDataset | None:
         """The folder, to predict on."""
         if split != "predict":
             return None
-        dataset = ImageFolderDataset(self.find(), self.boxes, self.on_error)
+        dataset = ImageFolderDataset(self.find(), self.boxes, self.on_error, self.max_pixels)
+        warn_left_out(dataset.folder, IMAGE_SUFFIXES | VIDEO_SUFFIXES, self.name)
         if not len(dataset):
             raise DataError(f"There are no photographs or videos with a face in {dataset.folder}: {self.source}")
         return dataset

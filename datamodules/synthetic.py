@@ -146,7 +146,15 @@ class CachedFaceDataset(SyntheticFaceDataset):
 
     def __init__(self, source: SyntheticFaceDataset, folder: Path) -> None:
         super().__init__(source.split, source.synthesizer, source.targets, source.content)
-        self.arrays = {path.stem: np.load(path, mmap_mode="r") for path in sorted(folder.glob("*.npy"))}
+        self.arrays: dict[str, NDArray[Any]] = {}
+        try:
+            for path in sorted(folder.glob("*.npy")):
+                self.arrays[path.stem] = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, TypeError, EOFError) as error:
+            raise DataError(f"The cache {path} is damaged ({error}): remove its folder to render it again.") from error
+        lengths = {len(array) if array.ndim else 0 for array in self.arrays.values()}
+        if not {"image", "landmarks", "pose"} <= self.arrays.keys() or lengths != {len(self)}:
+            raise DataError(f"The cache {folder} is not whole: remove it to render it again.")
 
     def read_many(self, indices: Sequence[int]) -> list[RawFace]:
         """Read faces from the cache."""
@@ -184,7 +192,7 @@ class SceneDataset(Dataset[dict[str, Any]]):
             mirrored.append(reflect)
         numbers = [{**dict.fromkeys(SAMPLE_NUMBERS, -1), **faces.numbers(index)} for index in indices]
         return {
-            "scene": faces.synthesizer.pack(faces.draw(indices)),
+            "scene": faces.draw(indices).pack(),
             "change": torch.from_numpy(np.stack(changes)),
             "mirrored": torch.tensor(mirrored),
             "index": torch.tensor(indices),

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from datamodules.components.annotations import Annotations
 from datamodules.components.files import OnError
+from datamodules.components.options import check_number
 from datamodules.components.tables import TableFaceDataModule
 from datamodules.components.transform import Augmentation
 from lightning_faces.errors import ConfigurationError, DataError
@@ -60,6 +61,7 @@ class ThreeDFAW(TableFaceDataModule):
         super().__init__(root, val_fraction, on_error, image_size, batch_size, num_workers, margin, augmentation, seed)
         if landmark_scheme not in ("66", "68"):
             raise ConfigurationError(f"ThreeDFAW option landmark_scheme is {landmark_scheme!r}: use '66' or '68'.")
+        check_number("ThreeDFAW option test_size", test_size, 0)
         self.landmark_scheme, self.test_size = landmark_scheme, test_size
 
     def test_rows(self, table: Annotations) -> NDArray[np.int64]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.components.dense import DenseTargets
-from datamodules.components.files import OnError, inside
+from datamodules.components.files import OnError, any_case, inside
 from datamodules.components.fitted import (
     SOURCE,
     Box,
@@ -69,7 +69,7 @@ class W300LPDataset(LabelledFaceDataset):
         key = f"pts_{self.scheme}"
         photograph = self.pairs[index][0]
         label = self.folder / "landmarks" / photograph.parent.name / f"{photograph.stem}_pts.mat"
-        return read_mat(inside(self.folder, label), {key: (68, 2)})[key]
+        return read_mat(inside(self.folder, any_case(label)), {key: (68, 2)})[key]
 
     def check_model(self, count: int = 8) -> None:
         """Compare the face model with the labels where there are labels of the same points."""
@@ -135,6 +135,8 @@ class W300LP(FittedFaceDataModule):
         unknown = sorted(set(subsets) - set(SUBSETS))
         if unknown:
             raise ConfigurationError(f"W300LP has no subset {unknown[0]!r}: choose among {', '.join(SUBSETS)}.")
+        if not subsets:
+            raise ConfigurationError(f"W300LP option subsets is empty: choose among {', '.join(SUBSETS)}.")
         self.subsets, self.include_flips = tuple(subsets), include_flips
         self.landmarks, self.val_fraction = landmarks, check_fraction(self.name, val_fraction)
 

@@ -3,34 +3,37 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
 from lightning_faces import __version__
-from lightning_faces.commands.configurations import check_arguments
 from lightning_faces.errors import LightningFacesError
+from lightning_faces.plain_text import printable
 
 COMMANDS = {
     "fit": ("lightning_faces.commands.train:fit", "train a method"),
     "validate": ("lightning_faces.commands.train:validate", "score a checkpoint on the validation split"),
     "test": ("lightning_faces.commands.train:test", "score a checkpoint on the test split and record the result"),
     "predict": ("lightning_faces.commands.train:predict", "run a checkpoint on images"),
-    "leaderboard": ("lightning_faces.leaderboard:main", "compare the records of all runs below a folder"),
-    "sweep": ("lightning_faces.sweep:main", "search hyperparameters on this machine, without an account"),
+    "leaderboard": ("lightning_faces.commands.leaderboard:main", "compare the records of all runs below a folder"),
+    "sweep": ("lightning_faces.commands.sweep:main", "search hyperparameters on this machine, without an account"),
     "datasets": ("lightning_faces.commands.datasets:main", "list the data sets, what each needs and where it looks"),
-    "preview": ("lightning_faces.rendering.preview:main_preview", "draw synthetic faces"),
-    "import-model": ("lightning_faces.morphable.commands:main_import", "convert a morphable model"),
-    "build-model": ("lightning_faces.morphable.commands:main_build", "make a face model by PCA from registered meshes"),
+    "preview": ("lightning_faces.commands.preview:main", "draw synthetic faces"),
+    "import-model": ("lightning_faces.commands.import_model:main", "convert a morphable model"),
+    "build-model": ("lightning_faces.commands.build_model:main", "make a face model by PCA from registered meshes"),
 }
 """Command to its function, which takes the arguments after the command's name, and what it does."""
 
 TRAINING = ("fit", "validate", "test", "predict")
-
-
-def printable(text: str) -> str:
-    """Text without characters that a terminal obeys, which names in files may hold."""
-    return "".join(letter if letter.isprintable() or letter == "\n" else repr(letter)[1:-1] for letter in text)
+REFUSED = frozenset(
+    {
+        errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR,
+        errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE,
+    }
+)  # fmt: skip
+"""What the system answers where a file can't be read or written as the user wants."""
 
 
 def usage() -> str:
@@ -75,10 +78,18 @@ def main(args: Sequence[str] | None = None) -> None:
     module, function = COMMANDS[command][0].split(":")
     try:
         if command in TRAINING:
+            # Files that are not there are said to be so before seconds of importing.
+            from lightning_faces.commands.configurations import check_arguments
+
             check_arguments(arguments[1:])
         code = getattr(import_module(module), function)(arguments[1:])
     except LightningFacesError as error:
         print(f"lightning-faces: {printable(' '.join(str(error).split()))}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in REFUSED or error.filename is None:
+            raise
+        print(f"lightning-faces: Cannot use {printable(str(error.filename))}: {error.strerror}.", file=sys.stderr)
         sys.exit(2)
     if isinstance(code, int) and code:
         sys.exit(code)

@@ -15,7 +15,7 @@ import yaml
 import tests.fakes.noise_faces  # noqa: F401 - makes NoiseFaces a short name
 from lightning_faces.__main__ import COMMANDS, main
 from lightning_faces.cli import main as cli_main
-from tests.parse_only import ParseOnly
+from lightning_faces.commands.parse_only import ParseOnly
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -97,7 +97,7 @@ def test_wrong_configuration_files_get_one_sentence(tmp_path: Path, capsys: pyte
         "trainer: {max_epoch: 3}": "'trainer.max_epoch' is not an option here: did you mean trainer.max_epochs",
         "model: {class_path: Zhao2016, init_args: {dropot: 3}}": "'dropot' is not an option here",
         "trainer: {callbacks: [{class_path: Nope}]}": "trainer.callbacks: there is no class 'Nope'",
-        "model: [": "A configuration is not valid YAML",
+        "model: [": "c.yaml is not valid YAML",
     }.items():
         file.write_text(text)
         assert said in fails(["fit", *MODEL, *DATA, "--config", str(file)], capsys)

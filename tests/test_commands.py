@@ -45,7 +45,7 @@ def test_errors_of_the_program_itself_keep_their_traceback(monkeypatch: pytest.M
     def broken(args: list[str]) -> int:
         raise ValueError("a mistake in the code")
 
-    monkeypatch.setattr("lightning_faces.morphable.commands.main_build", broken)
+    monkeypatch.setattr("lightning_faces.commands.build_model.main", broken)
     with pytest.raises(ValueError, match="a mistake in the code"):
         main(["build-model"])
 

@@ -16,13 +16,12 @@ import pytest
 import yaml
 from PIL import Image
 
-from lightning_faces.sweep import (
-    command_line,
-    main,
-    parallel_coordinates,
-    read_values,
-)
-from tests.parse_only import ParseOnly
+from lightning_faces.__main__ import main as command
+from lightning_faces.commands.parse_only import ParseOnly
+from lightning_faces.evaluation.scores import logged_names
+from lightning_faces.history import read_values
+from lightning_faces.sweep.definition import command_line
+from lightning_faces.sweep.results import parallel_coordinates
 from tests.wandb_server import StandIn
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,7 +38,11 @@ needs_engine = pytest.mark.skipif(
 def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr("lightning_faces.sweep.POLL_SECONDS", 0.02)
+    monkeypatch.setattr("lightning_faces.sweep.run.POLL_SECONDS", 0.02)
+
+
+def main(args: list[str]) -> None:
+    command(["sweep", *args])
 
 
 def write(path: str = "s.yaml", **changes: Any) -> str:
@@ -82,7 +85,7 @@ def test_every_key_and_value_of_the_sweeps_fits_the_command_line(path: Path, mon
                 found = found[part]
             assert (list(found) if isinstance(found, tuple) else found) == value, key
     # What the sweep and its early termination look at is logged by validation, and steers the checkpoints too.
-    logged = {"val/loss", *cli.model.val_metrics.keys(keep_base=False)}
+    logged = {"val/loss", *(f"val/{name}" for name in logged_names("val"))}
     assert config["metric"]["name"] in logged
 
 
@@ -188,7 +191,9 @@ def test_a_killed_sweep_goes_on_where_it_was() -> None:
     grid = {"model.x": {"values": [0.1, 0.2, 0.3, 0.4]}, "epochs": {"value": 3}, "seconds": {"value": 0.3}}
     path = write(parameters=grid)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
-    sweep = subprocess.Popen([sys.executable, "-m", "lightning_faces.sweep", path, "--parallel", "1"], env=environment)
+    sweep = subprocess.Popen(
+        [sys.executable, "-m", "lightning_faces", "sweep", path, "--parallel", "1"], env=environment
+    )
     state = Path("runs/sweep-s/sweep.json")
 
     def trials() -> list[dict[str, Any]]:
@@ -236,6 +241,92 @@ def test_another_sweep_in_the_same_folder_is_refused(capsys: pytest.CaptureFixtu
     with pytest.raises(SystemExit):
         main([write(parameters={"model.x": {"values": [0.5]}})])
     assert "holds another sweep: choose another --name" in capsys.readouterr().err
+
+
+FIT = ["lightning-faces", "fit", "--model=Zhao2016", "--model.image_size=32", "--data=SyntheticFaces", "${args}"]
+HIDDEN = {"model.init_args.hidden": {"values": [8, 16]}}
+
+
+@needs_engine
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"metric": {"name": "val/nmee"}, "parameters": HIDDEN},
+            "the metric 'val/nmee', which its trials do not log: did you mean val/nme?",
+        ),
+        (
+            {"parameters": {"model.init_args.hiden": {"value": 8}}},
+            "'hiden' is not an option here: did you mean hidden?",
+        ),
+        ({"parameters": {"model.init_args.hidden": {"values": [8, "x"]}}}, "hidden"),
+        ({"parameters": {"model.optimizer": {"value": "os.system"}}}, "os.system is no Optimizer"),
+        ({"metric": {"goal": "minimize"}}, "s.yaml is no sweep"),
+        ({"command": "fit"}, "s.yaml is no sweep"),
+        ({"parameters": {"x": {"distribution": "log_uniform_values", "min": -1, "max": 1}}}, "s.yaml"),
+        ({"parameters": {"x": {"values": []}}}, "s.yaml"),
+    ],
+)
+def test_what_every_trial_would_fail_at_is_refused_before_the_first(
+    changes: dict[str, Any], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as error:
+        main([write(**{"command": FIT, **changes}), "--count", "2"])
+    assert error.value.code == 2
+    assert said in capsys.readouterr().err
+    assert not Path("runs").exists()
+
+
+@needs_engine
+def test_a_damaged_state_is_named_and_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    main([write()])
+    state = Path("runs/sweep-s/sweep.json")
+    whole = state.read_bytes()
+    capsys.readouterr()
+    other = whole.replace(b'"finished"', b'"done"'), whole.replace(b"trial-0", b"../0")
+    for content in (whole[:50], b"", b"\xff\xfe", b"[]", *other):
+        state.write_bytes(content)
+        with pytest.raises(SystemExit) as error:
+            main(["s.yaml"])
+        assert error.value.code == 2
+        assert "sweep.json is damaged" in capsys.readouterr().err
+        assert state.read_bytes() == content
+
+
+@needs_engine
+def test_a_sweep_has_one_owner(capsys: pytest.CaptureFixture[str]) -> None:
+    folder = Path("runs/sweep-s")
+    folder.mkdir(parents=True)
+    code = (
+        "import sys, time, pathlib; from lightning_faces.owner import Owner; "
+        "owner = Owner(pathlib.Path(sys.argv[1]), 'sweep'); print('held', flush=True); time.sleep(60)"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
+    holder = subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, env=environment)
+    assert holder.stdout is not None
+    holder.stdout.readline()
+    with pytest.raises(SystemExit):
+        main([write()])
+    assert f"runs/sweep-s is in use by process {holder.pid} on" in capsys.readouterr().err
+    # A dead holder, which had no time to clean up, does not block.
+    holder.kill()
+    holder.wait()
+    assert (folder / ".owner").exists()
+    main(["s.yaml"])
+    assert not (folder / ".owner").exists()
+    assert len(results()) == 3
+
+
+@needs_engine
+def test_output_to_a_file_has_one_table_and_names_what_is_there(capsys: pytest.CaptureFixture[str]) -> None:
+    parameters = {"model.x": {"value": 0.1}, "model.kind": {"value": "broken"}, "note": {"value": "[/red]\x1b[31m"}}
+    with pytest.raises(SystemExit) as error:
+        main([write(parameters=parameters)])
+    assert error.value.code == 1
+    shown = capsys.readouterr().out
+    assert shown.count("sweep-s: grid over 3 parameters") == 1
+    assert "\x1b" not in shown
+    assert "Results: runs/sweep-s/results.csv\n" in shown
 
 
 RATE = "model.init_args.optimizer.init_args.lr"

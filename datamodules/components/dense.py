@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lightning_faces.errors import ConfigurationError
+from lightning_faces.errors import ConfigurationError, DataError
 from lightning_faces.files import write_atomic
 from lightning_faces.geometry import weak_perspective
 from lightning_faces.morphable import MorphableModel
+from lightning_faces.morphable.uv import PositionMap
+from lightning_faces.npzfile import read_npz
 from lightning_faces.targets import MODEL_TARGETS, RENDERED_TARGETS
 
-DENSE_VERSION = 1
+DENSE_VERSION = 2
 """Part of the cache's keys: changes whenever the same parameters give other targets."""
 
 
@@ -49,8 +50,7 @@ class DenseTargets:
             )
         if "bfm" not in model.landmark_embeddings:
             raise ConfigurationError(f"Face model {model.name!r} has no landmark embedding 'bfm': import it with one.")
-        if "position_map" in targets and model.uv is None:
-            raise ConfigurationError(f"Face model {model.name!r} has no UV map, which a position map needs.")
+        self.position_map = PositionMap(model, position_map_size) if "position_map" in targets else None
 
     def coefficients(self, shape: NDArray[np.float64], expression: NDArray[np.float64]) -> NDArray[np.float32]:
         """Coefficients in standard deviations ``[K]`` of raw parameters ``[199]`` and ``[29]``."""
@@ -120,9 +120,9 @@ class DenseTargets:
         path = self.cache_dir / key[:2] / f"{key}.npz"
         if path.exists():
             try:
-                with np.load(path, allow_pickle=False) as stored:
-                    return {name: stored[name] for name in wanted}
-            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+                stored = read_npz(path)
+                return {name: stored[name] for name in wanted}
+            except (DataError, KeyError):
                 path.unlink(missing_ok=True)  # damaged since it was written: computed again
         rendered = self._render(wanted, shaped, placed, size)
         content = io.BytesIO()
@@ -133,14 +133,14 @@ class DenseTargets:
     def _render(
         self, wanted: list[str], shaped: torch.Tensor, placed: torch.Tensor, size: tuple[int, ...]
     ) -> dict[str, NDArray[Any]]:
-        # Importing the renderer takes seconds, and only these targets need it.
-        from lightning_faces.rendering.renderer import rasterize_image
-
         given: dict[str, torch.Tensor] = {}
         with torch.no_grad():
-            if "position_map" in wanted:
-                given["position_map"] = self._position_map(placed)
+            if self.position_map is not None:
+                given["position_map"] = self.position_map(placed[None])[0]
             if wanted != ["position_map"]:
+                # Importing the renderer takes seconds, and only these targets need it.
+                from lightning_faces.rendering.renderer import rasterize_image
+
                 raster = rasterize_image(placed[None], self.model.faces, (size[0], size[1]))
                 attributes = torch.cat(
                     (self.model.mean, shaped - self.model.mean, torch.ones_like(shaped[:, :1])), dim=1
@@ -148,15 +148,3 @@ class DenseTargets:
                 values = raster.to_image(raster.interpolate(attributes, self.model.faces))[0]
                 given.update({"pncc": values[:3], "offsets": values[3:6], "face_mask": values[6:].round()})
         return {name: given[name].numpy() for name in wanted}
-
-    def _position_map(self, placed: torch.Tensor) -> torch.Tensor:
-        """Vertices ``[V, 3]`` spread over the UV map, ``[3, U, U]``; 0 where the map shows no face."""
-        from lightning_faces.rendering.renderer import rasterize_image
-
-        uv, uv_faces, face_ids = self.model.uv, self.model.uv_faces, self.model.uv_face_ids
-        assert uv is not None
-        assert uv_faces is not None
-        assert face_ids is not None
-        texels = torch.cat((uv * self.position_map_size - 0.5, torch.zeros_like(uv[:, :1])), dim=1)
-        raster = rasterize_image(texels[None], uv_faces, self.position_map_size)
-        return raster.to_image(raster.interpolate(placed, self.model.faces[face_ids]))[0]

@@ -6,6 +6,7 @@ import hashlib
 import os
 import warnings
 from abc import abstractmethod
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -63,6 +64,57 @@ def walk_files(folder: Path, suffixes: frozenset[str]) -> Iterator[Path]:
                 yield Path(current) / name
 
 
+OTHER_PICTURES = frozenset(
+    {
+        ".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".j2k", ".jpx", ".gif", ".apng", ".tga", ".ppm", ".pgm",
+        ".pbm", ".pnm", ".psd", ".xcf", ".exr", ".hdr", ".ico", ".svg", ".eps", ".dng", ".raw", ".cr2", ".cr3", ".nef",
+        ".arw", ".orf", ".rw2", ".raf", ".pcx", ".dib", ".jps", ".mpo", ".insp", ".bpg", ".qoi", ".wdp", ".jxr",
+    }
+)  # fmt: skip
+"""Endings of pictures that are not read."""
+OTHER_VIDEOS = frozenset(
+    {
+        ".wmv", ".flv", ".mpg", ".mpeg", ".mpe", ".m2v", ".3gp", ".3g2", ".ts", ".mts", ".m2ts", ".ogv", ".vob", ".asf",
+        ".qt", ".mxf", ".f4v", ".y4m", ".mjpeg", ".mjpg", ".h264", ".hevc",
+    }
+)  # fmt: skip
+
+
+def warn_left_out(folder: Path, used: frozenset[str], what: str) -> None:
+    """Say which pictures and videos of a folder :func:`walk_files` leaves out, by number and ending.
+
+    Args:
+        folder: The folder.
+        used: Endings of the files that are used.
+        what: What uses them, for the message.
+    """
+    others: dict[str, list[Path]] = defaultdict(list)
+    for current, folders, names in os.walk(folder):
+        others["links to folders"] += [Path(current) / name for name in folders if (Path(current) / name).is_symlink()]
+        for name in names:
+            suffix = Path(name).suffix.lower()
+            if suffix in (OTHER_PICTURES | OTHER_VIDEOS) - used and not name.startswith("."):
+                others[suffix].append(Path(current) / name)
+            elif not suffix and not name.startswith(".") and name.upper() not in ("README", "LICENSE", "MAKEFILE"):
+                others["without an ending"].append(Path(current) / name)
+    counts = {kind: sorted(paths) for kind, paths in sorted(others.items()) if paths}
+    if counts:
+        total = sum(map(len, counts.values()))
+        kinds = ", ".join(f"{len(paths)} {kind} ({paths[0].relative_to(folder)})" for kind, paths in counts.items())
+        warnings.warn(
+            f"{what} leaves out {total} file(s) of {folder}: {kinds}, ... Convert them to {', '.join(sorted(used))}.",
+            stacklevel=2,
+        )
+
+
+def any_case(path: Path) -> Path:
+    """The path, or the one beside it whose name differs in upper and lower case alone; itself without such a one."""
+    if path.exists() or not path.parent.is_dir():
+        return path
+    same = [other for other in path.parent.iterdir() if other.name.lower() == path.name.lower()]
+    return same[0] if len(same) == 1 else path
+
+
 def inside(folder: Path, path: Path) -> Path:
     """The path, after a check that it is no link out of the data set's folder.
 
@@ -80,6 +132,8 @@ def tight_box(points: NDArray[np.float64], path: Path) -> NDArray[np.float64]:
     Raises:
         DataError: If it has no area or is not finite.
     """
+    if not len(points):
+        raise DataError(f"{path} has no landmark whose place is known: replace or remove the file.")
     box = np.concatenate((points[:, :2].min(axis=0), points[:, :2].max(axis=0))).astype(np.float64)
     if not np.isfinite(box).all() or (box[2:] <= box[:2]).any():
         raise DataError(f"{path} has landmarks whose box {box.tolist()} is empty: replace or remove the file.")

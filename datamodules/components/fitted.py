@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from datamodules.components.dense import DenseTargets
 from datamodules.components.files import FileFaceDataModule, FileFaceDataset, OnError, inside, square_box, tight_box
-from datamodules.components.images import read_image
+from datamodules.components.images import IMAGE_SUFFIXES, read_image
 from datamodules.components.matfile import read_mat
+from datamodules.components.options import check_number
 from datamodules.components.transform import Augmentation, RawFace
 from lightning_faces.batch import FaceSpec
 from lightning_faces.errors import ConfigurationError, DataError
@@ -32,6 +33,8 @@ Shapes = dict[str, tuple[int | None, ...]]
 SOURCE = (
     "(research only) from the 3DDFA project page, http://www.cbsr.ia.ac.cn/users/xiangyuzhu/projects/3DDFA/main.htm."
 )
+MISSING = -1.0
+"""Both coordinates of a label that is missing (FACTS on the fields of the .mat files)."""
 PARAMETERS: Shapes = {"Shape_Para": (199, 1), "Exp_Para": (29, 1)}
 
 
@@ -63,16 +66,30 @@ def convert_pose(pose_para: NDArray[np.float64], height: int) -> FittedPose:
 def flat_labels(points: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Labels ``[68, 2]``, 1-based pixels, as landmarks ``[68, 3]``, 0-based, and a mask that leaves out their depth."""
     mask = np.repeat([[True, True, False]], len(points), axis=0)
+    mask[(points == MISSING).all(axis=1)] = False
     return np.concatenate((points - 1.0, np.zeros((len(points), 1))), axis=1), mask
 
 
 def photograph_pairs(folder: Path) -> list[tuple[Path, Path]]:
     """Photographs ``X.jpg`` and label files ``X.mat`` of a folder, sorted.
 
-    One that is alone is a pair too: reading it says what is missing.
+    Other endings of pictures will do, and upper case; X.jpg comes first. One that is alone is a pair too: reading it
+    says what is missing.
     """
-    stems = {path.stem for suffix in ("jpg", "mat") for path in folder.glob(f"*.{suffix}") if path.name[0] != "."}
-    return [(folder / f"{stem}.jpg", folder / f"{stem}.mat") for stem in sorted(stems)]
+    photographs: dict[str, Path] = {}
+    labels: dict[str, Path] = {}
+    here = sorted(folder.iterdir(), key=lambda path: (path.suffix != ".jpg", path.name)) if folder.is_dir() else []
+    for path in here:
+        if path.name.startswith("."):
+            continue
+        if path.suffix.lower() == ".mat":
+            labels.setdefault(path.stem, path)
+        elif path.suffix.lower() in IMAGE_SUFFIXES:
+            photographs.setdefault(path.stem, path)
+    return [
+        (photographs.get(stem, folder / f"{stem}.jpg"), labels.get(stem, folder / f"{stem}.mat"))
+        for stem in sorted(photographs.keys() | labels.keys())
+    ]
 
 
 class FittedFaceDataset(FileFaceDataset):
@@ -269,6 +286,7 @@ class FittedFaceDataModule(FileFaceDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__(root, on_error, image_size, batch_size, num_workers, margin, augmentation, seed)
+        check_number(f"{self.name} option position_map_size", position_map_size, 1, 4096)
         self.box, self.position_map_size = box, position_map_size
         self.cache_dir = None if cache_dir is None else Path(cache_dir).expanduser()
         self.model = None if face_model is None else MorphableModel.load(face_model)

@@ -14,7 +14,9 @@ from rich.progress import track
 
 from datamodules.components.annotations import Annotations
 from datamodules.components.files import tight_box, walk_files
-from datamodules.components.scans import landmark_path, load_mesh, read_scan
+from datamodules.components.meshes import SCAN_SUFFIXES, load_mesh
+from datamodules.components.options import check_number
+from datamodules.components.scans import landmark_path, read_scan
 from lightning_faces.errors import ConfigurationError, DataError
 from lightning_faces.geometry import apply_similarity, similarity_transform, weak_perspective
 from lightning_faces.morphable import MorphableModel
@@ -24,7 +26,6 @@ PITCHES = (-15.0, -20.0, -25.0)
 YAWS = (-80.0, -40.0, 0.0, 40.0, 80.0)
 FACE_SHARE = 0.5
 """Longer side of the box of the 68 points, seen from the front, over that of the picture."""
-SCAN_SUFFIXES = frozenset({".obj", ".ply"})
 
 
 def render_scans(
@@ -50,6 +51,10 @@ def render_scans(
         ConfigurationError: If there is a table already.
         DataError: If there is no scan, or one is no surface or not in the frame above.
     """
+    check_number("option --size", size, 16, 8192)
+    for option, angles in (("--pitch", pitches), ("--yaw", yaws)):
+        for angle in angles:
+            check_number(f"option {option}", angle, -180, 180)
     target = folder / "annotations.npz"
     if target.exists():
         raise ConfigurationError(f"{target} exists: remove it to render again.")

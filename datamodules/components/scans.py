@@ -7,7 +7,6 @@ corners, nose, chin) are enough; they place the template before the surfaces are
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import io
 from dataclasses import dataclass
@@ -18,10 +17,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lightning_faces.errors import ConfigurationError, DataError
+from datamodules.components.annotations import read_rows, to_number
+from datamodules.components.files import any_case
+from datamodules.components.meshes import import_trimesh, load_mesh
+from lightning_faces.errors import DataError
 from lightning_faces.files import write_atomic
 from lightning_faces.geometry import apply_similarity, similarity_transform
 from lightning_faces.morphable import MorphableModel
+from lightning_faces.npzfile import read_npy
 
 REGISTRATION_VERSION = 1
 """Part of the cache's keys: changes whenever the same scan gives another registration."""
@@ -50,28 +53,7 @@ class Scan:
 
 def landmark_path(path: Path) -> Path:
     """The table of landmarks that belongs to a scan."""
-    return path.with_suffix(".landmarks.csv")
-
-
-def load_mesh(path: Path) -> Any:
-    """An OBJ or PLY file as a trimesh mesh, its vertices in the file's order.
-
-    Raises:
-        DataError: If it cannot be read or has values that are not finite.
-        ConfigurationError: If trimesh is not installed.
-    """
-    trimesh = _trimesh()
-    if not path.exists():
-        raise DataError(f"Scan {path} does not exist.")
-    try:
-        mesh = trimesh.load(path, force="mesh", process=False, maintain_order=True)
-        vertices = np.asarray(mesh.vertices, dtype=np.float64)
-        np.asarray(mesh.faces, dtype=np.int64)
-    except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, NotImplementedError) as error:
-        raise DataError(f"Scan {path} cannot be read ({error}): give an OBJ or PLY file.") from error
-    if len(vertices) < 100 or not np.isfinite(vertices).all():
-        raise DataError(f"Scan {path} has {len(vertices)} vertices, or some that are not finite: replace or remove it.")
-    return mesh
+    return any_case(path.with_suffix(".landmarks.csv"))
 
 
 def read_scan(path: Path) -> Scan:
@@ -84,19 +66,22 @@ def read_scan(path: Path) -> Scan:
     mesh = load_mesh(path)
     vertices, faces = np.asarray(mesh.vertices, dtype=np.float64), np.asarray(mesh.faces, dtype=np.int64)
     table = landmark_path(path)
-    rows = []
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            rows = [[float(row[key]) for key in ("index", "x", "y", "z")] for row in csv.DictReader(file)]
-    except FileNotFoundError:
+    if not table.exists():
         raise DataError(
             f"{table} does not exist: write the scan's landmarks there, columns index (0-based iBUG), x, y, z."
-        ) from None
-    except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
-        raise DataError(f"{table} cannot be read ({error!r}): it needs the columns index, x, y, z.") from error
-    points = np.array(rows, dtype=np.float64).reshape(-1, 4)
+        )
+    header, rows = read_rows(table)
+    if not {"index", "x", "y", "z"} <= set(header):
+        raise DataError(f"{table} cannot be read: it needs the columns index, x, y, z.")
+    places = [header.index(name) for name in ("index", "x", "y", "z")]
+    values = [[to_number(table, line, header[k], row[k]) for k in places] for line, row in rows]
+    points = np.array(values, dtype=np.float64).reshape(-1, 4)
     if len(points) < 4 or not np.isfinite(points).all() or not ((points[:, 0] >= 0) & (points[:, 0] < 68)).all():
         raise DataError(f"{table} needs at least 4 landmarks with an index from 0 to 67 and finite coordinates.")
+    if (points[:, 0] != np.round(points[:, 0])).any() or len(np.unique(points[:, 0])) < len(points):
+        raise DataError(f"{table} has an index that is no whole number, or one twice: give each landmark its own.")
+    if len(np.unique(points[:, 1:], axis=0)) < len(points):
+        raise DataError(f"{table} has two landmarks at one place: leave the lines of those that are missing out.")
     return Scan(path, vertices, faces, points[:, 0].astype(np.int64), points[:, 1:])
 
 
@@ -120,7 +105,7 @@ def register_scan(
     Raises:
         DataError: If the model has no such embedding.
     """
-    trimesh = _trimesh()
+    trimesh = import_trimesh()
     from trimesh.proximity import ProximityQuery
     from trimesh.registration import nricp_amberg
 
@@ -190,22 +175,14 @@ def registered_scan(
     stored = cache_dir / f"scan-{digest.hexdigest()[:32]}.npy"
     if stored.exists():
         try:
-            rows = np.load(stored, allow_pickle=False)
+            rows: NDArray[Any] = read_npy(stored)
+            if rows.shape != (model.num_vertices, 4) or rows.dtype != np.float32 or not np.isfinite(rows).all():
+                raise DataError(f"{stored} is no registration.")
             return rows[:, :3].astype(np.float32), rows[:, 3] > 0
-        except (OSError, ValueError, EOFError, IndexError):
+        except DataError:
             stored.unlink(missing_ok=True)  # damaged since it was written: registered again
     vertices, registered = register_scan(model, read_scan(path), embedding)
     content = io.BytesIO()
     np.save(content, np.concatenate((vertices, registered[:, None].astype(np.float32)), axis=1))
     write_atomic(stored, content.getvalue())
     return vertices, registered
-
-
-def _trimesh() -> Any:
-    try:
-        import trimesh
-    except ImportError:
-        raise ConfigurationError(
-            "Registering scans needs trimesh: install the extra with `pip install lightning-faces[scans]`."
-        ) from None
-    return trimesh

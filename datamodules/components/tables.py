@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from abc import abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,8 +13,8 @@ from numpy.typing import NDArray
 
 from datamodules.base import FaceDataset
 from datamodules.components.annotations import Annotations, Mapping, read_annotations, read_mapping
-from datamodules.components.files import FileFaceDataModule, FileFaceDataset, OnError, inside, tight_box
-from datamodules.components.images import read_image
+from datamodules.components.files import FileFaceDataModule, FileFaceDataset, OnError, any_case, inside, tight_box
+from datamodules.components.images import MAX_PIXELS, read_image
 from datamodules.components.splits import check_fraction, hold_out
 from datamodules.components.transform import Augmentation, RawFace
 from datamodules.components.video import VIDEO_SUFFIXES, video_reader
@@ -35,6 +36,7 @@ class TableFaceDataset(FileFaceDataset):
         mapping: Map of an unpublished scheme.
         on_error: "raise" or "skip".
         whole_sequences: Keep each sequence on one rank in evaluation.
+        max_pixels: A picture of more is refused.
     """
 
     def __init__(
@@ -49,7 +51,9 @@ class TableFaceDataset(FileFaceDataset):
         mapping: Mapping | None = None,
         on_error: OnError = "raise",
         whole_sequences: bool = False,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
+        self.max_pixels = max_pixels
         self.name, self.folder, self.table, self.targets = name, folder, table, targets
         self.scheme, self.landmark_scheme, self.mapping, self.on_error = scheme, landmark_scheme, mapping, on_error
         sequence = table.numbers.get("sequence")
@@ -64,7 +68,7 @@ class TableFaceDataset(FileFaceDataset):
 
     def files(self, index: int) -> tuple[Path, ...]:
         """Photograph or video, and the table."""
-        return (self.folder / self.table.file[self.rows[index]], self.table.path)
+        return (any_case(self.folder / self.table.file[self.rows[index]]), self.table.path)
 
     def fingerprint(self) -> str:
         """Hash of the files' names and sizes, of the table and of the rows."""
@@ -94,9 +98,12 @@ class TableFaceDataset(FileFaceDataset):
         if path.suffix.lower() in VIDEO_SUFFIXES:
             if "frame" not in table.numbers:
                 raise DataError(f"{table.path} names the video {table.file[row]} but has no column frame.")
-            image = video_reader(path).frame(int(table.numbers["frame"][row]))
+            number = int(table.numbers["frame"][row])
+            if number < 0:
+                raise DataError(f"{table.path} names the video {table.file[row]} without a frame: give its number.")
+            image = video_reader(path).frame(number)
         else:
-            image = read_image(path)
+            image = read_image(path, max_pixels=self.max_pixels)
         points = table.landmarks[row]
         mask = ~np.isnan(points)
         box = self._box(row, points[mask[:, :2].all(axis=1)])
@@ -151,8 +158,15 @@ class TableFaceDataModule(FileFaceDataModule):
         seed: Seed of splits, sample order and augmentation.
     """
 
-    scheme: ClassVar[str]
-    """Landmark scheme of the table."""
+    @property
+    @abstractmethod
+    def scheme(self) -> str:
+        """Landmark scheme of the table; a data set with one scheme has it as an attribute of the class."""
+
+    missing: float | None = None
+    """Points whose x and y are both this number are not annotated."""
+    max_pixels: int = MAX_PIXELS
+    """A picture of more is refused."""
     dataset_class: ClassVar[type[TableFaceDataset]] = TableFaceDataset
     landmarks_needed: ClassVar[bool] = True
     whole_sequences: ClassVar[bool] = False
@@ -203,7 +217,7 @@ class TableFaceDataModule(FileFaceDataModule):
         if split not in ("train", "val", "test"):
             return None
         folder = self.find()
-        table = read_annotations(folder, self.scheme, self.landmarks_needed)
+        table = read_annotations(folder, self.scheme, self.landmarks_needed, self.missing)
         rows = self.rows(split, table)
         if not len(rows):
             return None
@@ -219,4 +233,5 @@ class TableFaceDataModule(FileFaceDataModule):
             mapping,
             self.on_error,
             self.whole_sequences,
+            self.max_pixels,
         )

@@ -225,6 +225,9 @@ def crop_face(
         return torch.from_numpy(warp_image(last, matrix.numpy(), image_size, nearest=True).transpose(2, 0, 1))
 
     targets = crop.targets(given, warp)
+    for key, value in targets.items():
+        if TARGETS[key].cheap and not bool(torch.isfinite(value).all()):
+            raise DataError(f"Sample {raw.sample_id} has {key} with a value that is not finite: correct its label.")
     image = warp_image(raw.image, crop.matrix.numpy(), image_size)
     if augmentation is not None:
         landmarks = targets["landmarks"].numpy() if "landmarks" in targets else None

@@ -84,7 +84,7 @@ def warp_images(images: Tensor, matrix: Tensor, image_size: int, nearest: bool =
     inverse = camera.invert_affine(matrix)
     shrink = camera.scale_of(inverse)
     if not nearest and bool((shrink > SMOOTHED_FROM).any()):
-        from lightning_faces.rendering.photograph import gaussian_blur
+        from lightning_faces.rendering.synthesis.photograph import gaussian_blur
 
         sigma = torch.where(shrink > SMOOTHED_FROM, 0.4 * shrink, 0.0).to(images.dtype)
         images = gaussian_blur(images, sigma[:, None].expand(-1, 2))

@@ -68,7 +68,7 @@ def check_packages() -> None:
         if found is None or Path(found).resolve().parent.parent != root:
             raise ConfigurationError(
                 f"There are two packages called {name}, the platform's in {root / name} and another in "
-                f"{Path(found).parent if found else 'a folder'}, which hides it: rename yours, or take its folder off the path."
+                f"{Path(found).parent if found else 'a folder'}, which hides it: rename yours, or take it off the path."
             )
 
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -18,18 +16,20 @@ from datamodules.aflw2000 import AFLW20003D
 from datamodules.aflwlfpa import AFLWLFPA
 from datamodules.base import FaceDataset
 from datamodules.bp4d import BP4D
-from datamodules.components.annotations import Annotations
-from datamodules.components.files import DATA_VARIABLE, FileFaceDataModule, walk_files
-from datamodules.components.images import IMAGE_SUFFIXES
+from datamodules.components.annotations import read_annotations
+from datamodules.components.convert import convert_points
+from datamodules.components.files import DATA_VARIABLE, FileFaceDataModule, find_folder
 from datamodules.components.render_scans import PITCHES, YAWS, render_scans
 from datamodules.components.tables import TableFaceDataModule
 from datamodules.florence import Florence
 from datamodules.image_folder import ImageFolder
 from datamodules.menpo import Menpo3D
+from datamodules.table import OWN_SCHEMES
+from datamodules.table import Table as OwnTable
 from datamodules.threedfaw import ThreeDFAW
 from datamodules.w300lp import W300LP
 from datamodules.w3003d import W3003D
-from lightning_faces.errors import ConfigurationError, DataError, LightningFacesError
+from lightning_faces.errors import DataError, LightningFacesError
 from lightning_faces.geometry.landmarks import num_landmarks
 
 DATA_SETS: Mapping[str, tuple[type[FileFaceDataModule], str]] = {
@@ -41,7 +41,16 @@ DATA_SETS: Mapping[str, tuple[type[FileFaceDataModule], str]] = {
     "AFLWLFPA": (AFLWLFPA, "AFLW-LFPA, test: 1 299 photographs, 34 points (import layout)"),
     "Florence": (Florence, "Florence, test: 53 scanned subjects in 15 poses (import layout)"),
     "Menpo3D": (Menpo3D, "Menpo 3D tracking: videos, 68 points (import layout)"),
+    "Table": (OwnTable, "your own labels: any pictures, 68, 66, 51, 49 or 21 points (import layout)"),
 }
+
+
+def _whole_table(root: str) -> OwnTable:
+    """A user's table with the landmark scheme that it has."""
+    count = read_annotations(find_folder(root, (), "Table", OwnTable.source), None).landmarks.shape[1]
+    return OwnTable(root=root, landmark_scheme=str(count), test_fraction=1.0)
+
+
 _WHOLE: Mapping[str, Callable[[str], FileFaceDataModule]] = {
     # Options that make a check read everything that is there, whatever the papers' splits leave out.
     "W300LP": lambda root: W300LP(root=root, include_flips=True, val_fraction=0.0),
@@ -49,6 +58,7 @@ _WHOLE: Mapping[str, Callable[[str], FileFaceDataModule]] = {
     "BP4D": lambda root: BP4D(root=root, protocol="all"),
     "ThreeDFAW": lambda root: ThreeDFAW(root=root, test_size=0, val_fraction=0.0),
     "ImageFolder": lambda root: ImageFolder(root=root),
+    "Table": _whole_table,
 }
 SPLITS = ("train", "val", "test")
 
@@ -60,7 +70,10 @@ def main(arguments: Sequence[str]) -> int:
         arguments: Those after ``datasets``.
 
     Returns:
-        0 if all is well, 1 if a check found bad files, 2 for bad arguments.
+        0 if all is well, 1 if a check found bad files.
+
+    Raises:
+        LightningFacesError: In one sentence, if something cannot be done.
     """
     parser = argparse.ArgumentParser(
         prog="lightning-faces datasets",
@@ -81,29 +94,47 @@ def main(arguments: Sequence[str]) -> int:
     convert = commands.add_parser("convert", help="write annotations.npz from one text file of points per picture")
     tables = [name for name, (kind, _) in DATA_SETS.items() if issubclass(kind, TableFaceDataModule)]
     convert.add_argument("name", choices=tables, metavar="NAME", help=", ".join(tables))
-    convert.add_argument("images", metavar="FOLDER", help="folder of the pictures, which becomes the data set's")
-    convert.add_argument("points", metavar="POINTS", help="folder with X.txt, X.csv or X.pts for each picture X")
+    convert.add_argument(
+        "images", type=Path, metavar="FOLDER", help="folder of the pictures, which becomes the data set's"
+    )
+    convert.add_argument(
+        "points", type=Path, metavar="POINTS", help="folder with X.txt, X.csv or X.pts for each picture X"
+    )
     convert.add_argument("--one-based", action="store_true", help="the top-left pixel is (1, 1), as in MATLAB and .pts")
+    convert.add_argument(
+        "--missing",
+        type=float,
+        metavar="NUMBER",
+        help="points whose x and y are both this are not annotated, such as -1",
+    )
     render = commands.add_parser("render", help="render scans in the poses of Florence, and write annotations.npz")
     render.add_argument("folder", type=Path, metavar="FOLDER", help="folder of scans, which becomes the data set's")
     render.add_argument("--pitch", type=float, nargs="+", default=PITCHES, help="degrees (default: -15 -20 -25)")
     render.add_argument("--yaw", type=float, nargs="+", default=YAWS, help="degrees (default: -80 -40 0 40 80)")
     render.add_argument("--size", type=int, default=450, help="side of a picture in pixels (default: 450)")
     options = parser.parse_args(list(arguments))
-    try:
-        if options.command == "render":
-            print(f"wrote {render_scans(options.folder, options.pitch, options.yaw, options.size)}")
-            return 0
-        if options.command == "check":
-            return check_data_set(options.name, options.path)
-        if options.command == "convert":
-            written = convert_points(options.name, Path(options.images), Path(options.points), options.one_based)
-            print(f"wrote {written}")
-            return 0
-        list_data_sets(options.root)
-    except LightningFacesError as error:
-        print(f"lightning-faces datasets: {error}", file=sys.stderr)
-        return 2
+    if options.command == "render":
+        print(f"wrote {render_scans(options.folder, options.pitch, options.yaw, options.size)}")
+        return 0
+    if options.command == "check":
+        return check_data_set(options.name, options.path)
+    if options.command == "convert":
+        return write_table(options.name, Path(options.images), Path(options.points), options.one_based, options.missing)
+    list_data_sets(options.root)
+    return 0
+
+
+def write_table(name: str, images: Path, points: Path, one_based: bool, missing: float | None) -> int:
+    """Write the table of a folder of pictures, and say how to use it."""
+    kind = DATA_SETS[name][0]
+    schemes = OWN_SCHEMES if kind is OwnTable else (str(kind.scheme),)  # type: ignore[attr-defined]
+    written, scheme = convert_points(
+        {num_landmarks(scheme): scheme for scheme in schemes}, images, points, one_based, missing
+    )
+    print(f"wrote {written}")
+    if kind is OwnTable:
+        option = "" if scheme == "68" else f" --data.landmark_scheme {scheme}"
+        print(f"use it with --data Table --data.root {images}{option}")
     return 0
 
 
@@ -165,7 +196,8 @@ def check_data_set(name: str, path: str) -> int:
         dataset = module.make_dataset(split, module.available_targets)
         if dataset is None:
             continue
-        dataset.image_size, dataset.margin = module.image_size, module.margin
+        module.configure(dataset, split)
+        dataset.augmentation = None
         total += len(dataset)
         for index in track(range(len(dataset)), description=f"{name} {split}", console=console):
             problem = _problem(dataset, index)
@@ -184,61 +216,3 @@ def _problem(dataset: FaceDataset, index: int) -> str | None:
     except DataError as error:
         return str(error)
     return None
-
-
-def convert_points(name: str, images: Path, points: Path, one_based: bool) -> Path:
-    """Write ``annotations.npz`` into a folder of pictures from one text file of points per picture.
-
-    A file has one point per line, two or three numbers (x, y and, if known, z in pixels, larger towards the viewer);
-    other lines (the head of a .pts file) are left out.
-
-    Args:
-        name: Data set.
-        images: Folder of the pictures.
-        points: Folder with a file of points for each, at the same place below it.
-        one_based: Whether the top-left pixel is (1, 1).
-
-    Raises:
-        DataError: If a folder is empty or a file is missing or has another number of points than the data set's scheme.
-    """
-    kind = DATA_SETS[name][0]
-    assert issubclass(kind, TableFaceDataModule)
-    if not images.is_dir():
-        raise DataError(f"The folder of pictures {images} does not exist: give the folder that holds them.")
-    count = num_landmarks(kind.scheme)
-    names, rows = [], []
-    for image in walk_files(images, IMAGE_SUFFIXES):
-        place = (points / image.relative_to(images)).with_suffix("")
-        files = [place.with_suffix(suffix) for suffix in (".txt", ".csv", ".pts")]
-        file = next((candidate for candidate in files if candidate.exists()), None)
-        if file is None:
-            raise DataError(f"{files[0]} does not exist, nor with .csv or .pts: each picture needs its points.")
-        values = read_points(file)
-        if len(values) != count:
-            raise DataError(f"{file} has {len(values)} points, not the {count} of {name}: map them first.")
-        values[:, :2] -= float(one_based)
-        names.append(image.relative_to(images).as_posix())
-        rows.append(values)
-    if not names:
-        raise DataError(f"There is no picture in {images}: give the folder that holds them.")
-    target = images / "annotations.npz"
-    if target.exists():
-        raise ConfigurationError(f"{target} exists: remove it to write it again.")
-    return Annotations(target, names, np.stack(rows)).save()
-
-
-def read_points(path: Path) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
-    """Points of a text file ``[L, 3]``, NaN for a depth that it lacks."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read ({error}): give a text file of points.") from error
-    rows = []
-    for line in lines:
-        try:
-            numbers = [float(cell) for cell in re.split(r"[\s,;]+", line.strip())]
-        except ValueError:
-            continue
-        if len(numbers) in (2, 3):
-            rows.append([*numbers, np.nan][:3])
-    return np.array(rows, dtype=np.float64).reshape(-1, 3)

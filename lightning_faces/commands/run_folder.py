@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import fcntl
-import json
 import os
 import re
 import shutil
-import socket
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
 
 from lightning_faces.errors import ConfigurationError
+from lightning_faces.owner import OWNER_FILE, Owner
 from lightning_faces.yaml_files import read_yaml
 
 RUN_FOLDER_VARIABLE = "LIGHTNING_FACES_RUN_FOLDER"
 """Carries the run folder to the processes that DDP starts, which run the same command again."""
-OWNER_FILE = ".owner"
-"""Locked by the process that writes into the folder."""
 MOST_RUNS = 1000
 """Runs that may start within one second."""
 
@@ -38,7 +33,7 @@ class RunFolder:
         self.path, self.shared, self.fresh = path.absolute(), shared, fresh
         self.made: list[Path] = []
         self._before: set[Path] = set()
-        self._owner: IO[str] | None = None
+        self._owner: Owner | None = None
 
     @property
     def checkpoints(self) -> Path:
@@ -61,22 +56,12 @@ class RunFolder:
         """
         if self.shared:
             return
-        missing = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+        missing = [folder for folder in self.path.parents if not folder.exists()]
+        there = self.path.exists() and not self.fresh
         self._make()
-        self.made = missing
+        self.made = [*([] if there else [self.path]), *missing]
         self._before = set(self.path.rglob("*"))
-        while self._owner is None:
-            file = (self.path / OWNER_FILE).open("a+")
-            try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise ConfigurationError(self._held(file)) from None
-            # The last owner may have removed the file between the two calls.
-            if _same_file(file, self.path / OWNER_FILE):
-                self._owner = file
-        self._owner.truncate(0)
-        self._owner.write(json.dumps({"process": os.getpid(), "machine": socket.gethostname(), "command": command}))
-        self._owner.flush()
+        self._owner = Owner(self.path, command)
 
     def _make(self) -> None:
         if not self.fresh:
@@ -90,20 +75,10 @@ class RunFolder:
                 return
             self.path = first.with_name(f"{first.name}-{number}")
 
-    def _held(self, file: IO[str]) -> str:
-        file.seek(0)
-        try:
-            owner = json.loads(file.read())
-            who = f"process {int(owner['process'])} on {str(owner['machine'])[:60]} ({str(owner['command'])[:20]})"
-        except (ValueError, KeyError, TypeError):
-            who = "another process"
-        return f"{shown(self.path)} is in use by {who}: wait for it or stop it, or choose another --name."
-
     def release(self) -> None:
         """Let others have the folder."""
         if self._owner is not None:
-            (self.path / OWNER_FILE).unlink(missing_ok=True)
-            self._owner.close()
+            self._owner.release()
             self._owner = None
 
     def take_back(self) -> None:
@@ -136,13 +111,6 @@ class RunFolder:
                 if isinstance(found, str) and re.fullmatch(r"[\w.-]{1,128}", found):
                     return found
         return f"{re.sub(r'[^a-z0-9]+', '-', self.path.name.lower())}-{os.urandom(4).hex()}"
-
-
-def _same_file(file: IO[str], path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def shown(path: Path) -> str:

@@ -15,6 +15,7 @@ from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.trainer.states import TrainerFn
 
 from lightning_faces import __version__
+from lightning_faces.commands.checks import differences
 from lightning_faces.commands.run_folder import RunFolder
 from lightning_faces.files import write_atomic
 
@@ -31,12 +32,20 @@ class SaveRun(SaveConfigCallback):
     Args:
         run_folder: Where.
         model: Configuration of a method that came from a checkpoint; None where the command configured it.
+        checkpoint: The checkpoint that a training continues.
         **kwargs: As ``SaveConfigCallback`` has them.
     """
 
-    def __init__(self, *args: Any, run_folder: RunFolder, model: dict[str, Any] | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        run_folder: RunFolder,
+        model: dict[str, Any] | None = None,
+        checkpoint: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self.run_folder, self.from_checkpoint = run_folder, model
+        self.run_folder, self.from_checkpoint, self.checkpoint = run_folder, model, checkpoint
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write ``config.yaml``; a later command in the same folder writes ``config-<command>.yaml`` beside it."""
@@ -44,17 +53,19 @@ class SaveRun(SaveConfigCallback):
         if self.from_checkpoint is not None:
             config["model"] = self.from_checkpoint
         wandb_id = forget_folder(config, self.run_folder)
+        if self.checkpoint is not None and (found := differences(Path(self.checkpoint).parent.parent, config)):
+            print(f"lightning-faces: continuing with {', '.join(found)}.", file=sys.stderr)
         text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=120)
         folder = self.run_folder.path
         path = folder / "config.yaml"
         if path.exists() and path.read_bytes() != text.encode():
             path = folder / f"config-{'resume' if stage == 'fit' else TrainerFn(stage).value}.yaml"
         write_atomic(path, text.encode())
-        found = environment()
-        saved = {**found, **({} if wandb_id is None else {"wandb_id": wandb_id})}
+        versions = environment()
+        saved = {**versions, **({} if wandb_id is None else {"wandb_id": wandb_id})}
         write_atomic(folder / "environment.yaml", yaml.safe_dump(saved, sort_keys=False).encode())
         for logger in trainer.loggers:
-            logger.log_hyperparams({"config": config, "environment": found})
+            logger.log_hyperparams({"config": config, "environment": versions})
 
 
 def forget_folder(config: dict[str, Any], folder: RunFolder) -> str | None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lightning_faces.errors import LightningFacesError
@@ -35,6 +37,31 @@ def quiet() -> None:
         warnings.filterwarnings("ignore", message=message)
 
 
+TRANSLATED = (
+    (
+        r"No supported gpu backend found|CUDAAccelerator can not run|machine only has: \[\]",
+        "trainer.accelerator asks for a GPU, but none was found: use --trainer.accelerator cpu, or auto.",
+    ),
+    (
+        r"You requested gpu: (\[[\d, ]+\])\s+But your machine only has: (\[[\d, ]+\])",
+        r"trainer.devices asks for the GPUs \1, but there are \2: lower trainer.devices.",
+    ),
+    (
+        r"DataLoader worker \(pid.*\) is killed by signal: (Bus error|Killed)",
+        "A loader process ran out of memory (\1): lower data.num_workers or data.batch_size.",
+    ),
+    (
+        r"DataLoader worker \(pid.*\) (exited unexpectedly|is killed by signal)",
+        r"A loader process ended by itself: lower data.num_workers, or set it to 0 to see the error.",
+    ),
+    (
+        r"doesn't match the size of optimizer's group|a different number of parameter groups",
+        "The checkpoint's optimizer has other parameters than the configured model: use the model of that training.",
+    ),
+)
+"""Others' messages to sentences."""
+
+
 def sentence(error: BaseException, checkpoint: str | None = None) -> str | None:
     """One sentence on an error that an option causes; None for an error of the program itself.
 
@@ -45,8 +72,14 @@ def sentence(error: BaseException, checkpoint: str | None = None) -> str | None:
     # jsonargparse wraps what a constructor raises.
     cause: BaseException | None = error
     while cause is not None:
+        text = " ".join(str(cause).split())
+        for pattern, says in TRANSLATED:
+            if found := re.search(pattern, text):
+                return found.expand(says)
         if isinstance(cause, (LightningFacesError, MisconfigurationException)):
-            return " ".join(str(cause).split())
+            return text
+        if isinstance(cause, torch.OutOfMemoryError):
+            return "The GPU's memory does not suffice: lower data.batch_size, or the size of the model or of its input."
         if isinstance(cause, RuntimeError) and "Error(s) in loading state_dict" in str(cause):
             return unfit(checkpoint, cause)
         cause = cause.__cause__

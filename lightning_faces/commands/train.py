@@ -22,6 +22,7 @@ import datamodules  # noqa: F401
 import lightning_faces.methods  # noqa: F401
 from callbacks.checkpoint_io import newest_whole
 from datamodules.base import FaceDataModule
+from lightning_faces.commands.checks import OPTION_ERRORS, adapt_to_cpu, check_training, restoring, unmade
 from lightning_faces.commands.parser import FacesParser, how_to_choose
 from lightning_faces.commands.run_folder import RUN_FOLDER_VARIABLE, RunFolder, default_name, shown
 from lightning_faces.commands.save_run import SaveRun
@@ -40,8 +41,10 @@ from lightning_faces.methods.checkpoint import (
 TRAINER_DEFAULTS: dict[str, Any] = {
     "callbacks": [
         {"class_path": "lightning.pytorch.callbacks.RichProgressBar"},
+        {"class_path": "callbacks.ProgressLines"},
         {"class_path": "callbacks.CheckMonitor"},
         {"class_path": "callbacks.SeedSteps"},
+        {"class_path": "callbacks.FiniteLoss"},
         {"class_path": "callbacks.BestCheckpoint"},
         {"class_path": "callbacks.LastCheckpoint"},
         {"class_path": "callbacks.TrainingStatistics"},
@@ -179,7 +182,7 @@ class FacesCLI(LightningCLI):
                 )
         path = Path(options.runs_dir).expanduser() / options.experiment / options.name
         folder = RunFolder(path, shared=not _is_rank_zero(), fresh=timed)
-        if self.config.subcommand == "fit" and folder.trained and not checkpoint and _is_rank_zero():
+        if self.config.subcommand == "fit" and folder.trained and not (checkpoint or timed) and _is_rank_zero():
             raise ConfigurationError(
                 f"{path} holds a training already: continue it with --ckpt_path last, or choose another --name."
             )
@@ -223,6 +226,7 @@ class FacesCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Put everything that the run writes into its folder, and make that this process's own."""
         options = self.options
+        adapt_to_cpu(options.trainer)
         if not options.trainer.get("fast_dev_run"):
             self.run_folder.claim(self.config.subcommand)
         if options.name is not None:
@@ -230,6 +234,7 @@ class FacesCLI(LightningCLI):
         os.environ[RUN_FOLDER_VARIABLE] = str(self.run_folder.path)
         _place(options.trainer, self.run_folder)
         self.save_config_kwargs["run_folder"] = self.run_folder
+        self.save_config_kwargs["checkpoint"] = self.checkpoint if self.config.subcommand == "fit" else None
         if self.from_checkpoint is not None:
             kind, arguments = self.from_checkpoint
             plain = {name: value for name, value in arguments.items() if not callable(value)}
@@ -239,19 +244,17 @@ class FacesCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Make method, data and trainer; a method from a checkpoint is made of that alone."""
-        super().instantiate_classes()
+        try:
+            super().instantiate_classes()
+        except OPTION_ERRORS as error:
+            raise ConfigurationError(sentence(error, self.checkpoint) or unmade(error)) from error
         if self.from_checkpoint is not None:
             assert self.checkpoint is not None
             kind, arguments = self.from_checkpoint
             self.model = build_method(kind, arguments, Path(self.checkpoint), self._weights)
             del self._weights
-
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Make the trainer; a value that it refuses is reported in one sentence."""
-        try:
-            return super().instantiate_trainer(**kwargs)
-        except ValueError as error:
-            raise ConfigurationError(str(error)) from error
+        if self.config.subcommand == "fit":
+            check_training(self.model)
 
     def _say_where(self) -> None:
         if _is_rank_zero() and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -286,8 +289,8 @@ def check_factories(model: Namespace | None) -> None:
         made, wanted = getattr(import_module(module), attribute), made_by(annotation)
         if wanted and not (isinstance(made, type) and issubclass(made, wanted)):
             raise ConfigurationError(
-                f"model.{name} is {path}, which is no {wanted[0].__module__.split('.')[0]} {wanted[0].__name__}: name a "
-                f"class, e.g. {'torch.optim.AdamW' if wanted[0] is Optimizer else 'torch.optim.lr_scheduler.StepLR'}."
+                f"model.{name} is {path}, which is no {wanted[0].__name__}: name a class, e.g. "
+                f"torch.optim.{'AdamW' if wanted[0] is Optimizer else 'lr_scheduler.StepLR'}."
             )
 
 
@@ -314,8 +317,8 @@ def _place(trainer: Namespace, folder: RunFolder) -> None:
             entry.init_args.id = folder.wandb_id()
     # What is switched off by its flag need not be taken out of the list as well.
     if isinstance(trainer.callbacks, list):
-        off = {"enable_progress_bar": "ProgressBar", "enable_checkpointing": "Checkpoint"}
-        ends = tuple(end for flag, end in off.items() if trainer.get(flag) is False)
+        off = {"enable_progress_bar": ("ProgressBar", "ProgressLines"), "enable_checkpointing": ("Checkpoint",)}
+        ends = tuple(end for flag, names in off.items() if trainer.get(flag) is False for end in names)
         trainer.callbacks = [c for c in trainer.callbacks if not (ends and c.class_path.endswith(ends))]
 
 
@@ -370,6 +373,9 @@ def run(command: str, arguments: Sequence[str]) -> int | None:
     """
     quiet()
     words = [command, *arguments]
+    if not {"", str(Path.cwd())} & set(sys.path):
+        # A module in the current folder is found, as with python -m; the platform's own are imported already.
+        sys.path.insert(0, str(Path.cwd()))
     # Lightning starts the other processes of a DDP run with sys.argv.
     argv, sys.argv = sys.argv, [sys.argv[0], *words]
     inherited = os.environ.get(RUN_FOLDER_VARIABLE)
@@ -387,8 +393,11 @@ def run(command: str, arguments: Sequence[str]) -> int | None:
             auto_configure_optimizers=False,
             args=words,
         )
-    except (LightningFacesError, MisconfigurationException, ValueError, RuntimeError) as error:
+    except (LightningFacesError, MisconfigurationException, *OPTION_ERRORS) as error:
         message = sentence(error, cli.checkpoint)
+        if message is None and restoring(getattr(cli, "trainer", None)):
+            reason = " ".join(str(error).split())[:200]
+            message = f"The checkpoint {cli.checkpoint} does not fit this training ({type(error).__name__}: {reason})."
         if message is None:
             raise
         _take_back(cli)

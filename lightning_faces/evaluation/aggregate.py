@@ -120,9 +120,7 @@ def summarise(table: Mapping[str, NDArray[Any]], units: Mapping[str, tuple[str, 
     return metrics
 
 
-def is_tied(
-    best: Mapping[str, NDArray[Any]], other: Mapping[str, NDArray[Any]], metric: str
-) -> bool | None:
+def is_tied(best: Mapping[str, NDArray[Any]], other: Mapping[str, NDArray[Any]], metric: str) -> bool | None:
     """Whether the difference of two methods could be 0: a paired bootstrap of the metric, aggregates included.
 
     The same samples are drawn for both, of those that both have scored, and subjects are drawn as a whole.

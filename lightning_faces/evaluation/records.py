@@ -20,13 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_faces.errors import DataError
-from lightning_faces.evaluation.archive import MOST_BYTES, parse_npz
 from lightning_faces.files import write_atomic
+from lightning_faces.npzfile import read_npz
 
 RECORD_VERSION = 2
 """Version of the schema that is written; those of version 1, which lack :data:`_NEW_IN_2`, are read too."""
 _NEW_IN_2: dict[str, Any] = {"prediction": "", "backbone": None, "invalid": {}, "notes": []}
-_MOST_JSON = 16 * 2**20
+_MOST_JSON, _MOST_SAMPLES = 16 * 2**20, 256 * 2**20
 _MOST_TEXT, _MOST_ITEMS = 4000, 4000
 """Bounds of what a record may hold, far beyond what is written."""
 _PREDICTION = re.compile(r"[a-z0-9_]*")
@@ -149,8 +149,8 @@ class Record:
     def key(self) -> tuple[Any, ...]:
         """What makes two records the same evaluation."""
         return (
-            self.method, self.prediction, self.weights, self.dataset, self.split, self.fingerprint, self.image_size, self.margin,
-            tuple(sorted(self.protocol.items())),
+            self.method, self.prediction, self.weights, self.dataset, self.split, self.fingerprint, self.image_size,
+            self.margin, tuple(sorted(self.protocol.items())),
         )  # fmt: skip
 
     def setting(self) -> tuple[Any, ...]:
@@ -216,8 +216,7 @@ def read_record(path: str | Path) -> Record:
         raise DataError(f"{path} names {name!r} as its per-sample file, which is none beside it: evaluate again.")
     if _PREDICTION.fullmatch(record.prediction) is None:
         raise DataError(f"{path}: prediction is {record.prediction!r}, not of the letters a-z0-9_: evaluate again.")
-    data = _read_bytes(path.with_name(name), path)
-    if hashlib.sha256(data).hexdigest() != record.samples_sha256:
+    if _sha256(path.with_name(name), path) != record.samples_sha256:
         raise DataError(f"{path.with_name(name)} is not the file that was written with {path.name}: evaluate again.")
     return record
 
@@ -239,13 +238,17 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _read_bytes(path: Path, record: Path) -> bytes:
+def _sha256(path: Path, record: Path) -> str:
     try:
         if not path.is_file():
             raise DataError(f"{record} lacks its per-sample file {path.name}: put it back, or evaluate again.")
-        if path.stat().st_size > MOST_BYTES:
-            raise DataError(f"{path} has more than {MOST_BYTES:,} bytes, which no record has: remove it.")
-        return path.read_bytes()
+        if path.stat().st_size > _MOST_SAMPLES:
+            raise DataError(f"{path} has more than {_MOST_SAMPLES:,} bytes, which no record has: remove it.")
+        with path.open("rb") as file:
+            digest = hashlib.sha256()
+            while block := file.read(2**20):
+                digest.update(block)
+        return digest.hexdigest()
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror or error}): evaluate again.") from None
 
@@ -263,12 +266,7 @@ def read_samples(path: str | Path, record: Record) -> dict[str, NDArray[Any]]:
         DataError: If the file cannot be read, or its arrays are not these.
     """
     samples_path = Path(path).with_name(record.samples_file)
-    try:
-        samples = parse_npz(_read_bytes(samples_path, Path(path)))
-    except ValueError as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{samples_path} cannot be read ({error!s:.200}): evaluate again.") from None
+    samples = read_npz(samples_path, fix="evaluate again")
     index = samples.get("index")
     count = -1 if index is None or index.ndim != 1 else len(index)
     for name, kinds in {"index": "i", "sample_id": "U", "yaw": "f", "subject": "i"}.items():
@@ -312,7 +310,7 @@ def _build(kind: Any, value: Any, where: str) -> Any:
         if not isinstance(value, dict) or set(value) != names:
             found = set(value) if isinstance(value, dict) else set()
             wrong = sorted(names ^ found)
-            raise DataError(f"{where} has missing or unknown fields ({', '.join(wrong)}): evaluate again.")
+            raise DataError(f"{where} has missing or unknown fields ({', '.join(wrong):.200}): evaluate again.")
         make: Any = kind
         return make(**{name: _build(hints[name], value[name], f"{where}: {name}") for name in names})
     if origin is list:
@@ -322,7 +320,7 @@ def _build(kind: Any, value: Any, where: str) -> Any:
     if origin is dict:
         if not isinstance(value, dict) or len(value) > _MOST_ITEMS or any(len(name) > _MOST_TEXT for name in value):
             raise DataError(f"{where} is not a mapping of at most {_MOST_ITEMS} items: evaluate again.")
-        return {name: _build(arguments[1], item, f"{where}: {name}") for name, item in value.items()}
+        return {name: _build(arguments[1], item, f"{where}: {name:.60}") for name, item in value.items()}
     if type(value) is int and abs(value) >= 2**63:
         raise DataError(f"{where} is a number of {len(str(value))} digits: evaluate again.")
     if kind is float and type(value) is int:

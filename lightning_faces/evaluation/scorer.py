@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,8 @@ from lightning_faces.metrics import PerSampleMetric
 from lightning_faces.metrics.base import sorted_rows
 from lightning_faces.morphable.model import MorphableModel
 
+_NO_DEPTH = "no sample has landmarks with depth"
+_WORDS = {"visible": "visibility", "dense_mask": "mask", "dense.pncc": "PNCC", "dense.offsets": "offsets"}
 UNSTATED = "no reason given"
 """Reason of an invalid face whose method gives none."""
 
@@ -45,29 +48,44 @@ class Scored:
     @property
     def notes(self) -> list[str]:
         """What a reader of the record should know: what was left out and why, invalid faces, and the remarks."""
-        reasons: dict[str, list[str]] = {}
-        for name, reason in self.left_out.items():
-            reasons.setdefault(reason, []).append(name)
-        notes = [f"Not scored, since {reason}: {', '.join(names)}." for reason, names in reasons.items()]
+        reasons = {why: names for why, names in self._reasons().items() if why != _NO_DEPTH}
+        return [*(f"Not scored, since {why}: {', '.join(names)}." for why, names in reasons.items()), *self.news]
+
+    @property
+    def news(self) -> list[str]:
+        """Those of the notes that nobody would expect of this method and data: worth a line when they are found."""
+        found = []
+        flat = self._reasons().get(_NO_DEPTH)
+        if flat:
+            found.append(f"Without depth in the labels there are no scores {', '.join(flat)}.")
         if self.invalid:
             count, listed = sum(self.invalid.values()), "; ".join(f"{n}: {why}" for why, n in self.invalid.items())
-            notes.append(
+            found.append(
                 f"{count} of {len(self.table['index'])} faces are not valid ({listed}): they are left out of the means "
                 "and count as failures in area under the curve and failure rate."
             )
-        return notes + self.remarks
+        return found + self.remarks
+
+    def _reasons(self) -> dict[str, list[str]]:
+        reasons: dict[str, list[str]] = {}
+        for name, reason in self.left_out.items():
+            reasons.setdefault(reason, []).append(name)
+        return reasons
 
     def means(self, scores: Sequence[Score], aggregates: bool) -> dict[str, float]:
         """Means of scores, and of yaw bins where wanted; NaN where an error is not finite, nothing where none is."""
         found = {}
         for score in scores:
+            bad = self.not_finite.get(score.name, [])
+            if bad:
+                shown = ", ".join(map(str, bad[:10])) + (", ..." if len(bad) > 10 else "")
+                warnings.warn(
+                    f"The {score.name} of {len(bad)} samples is not finite (index {shown}), so its mean is NaN.",
+                    stacklevel=2,
+                )
             for name in score.metrics() if aggregates else (score.name,):
-                if "_auc_" in name or "_failure_" in name:
-                    continue
-                value = mean_of(self.table, name)
-                if score.name in self.not_finite:
-                    value = float("nan")
-                if value is not None:
+                value = float("nan") if bad else mean_of(self.table, name)
+                if value is not None and "_auc_" not in name and "_failure_" not in name:
                     found[name] = value
         return found
 
@@ -96,9 +114,9 @@ class Scorer:
 
     Example:
         >>> landmarks = torch.rand(1, 68, 3) * 40
-        >>> batch = {"index": torch.tensor([0]), "sample_id": ["a"], "landmarks": landmarks, "face_size": torch.tensor([40.0])}
-        >>> batch.update(has={key: torch.tensor([True]) for key in ("landmarks", "face_size")})
-        >>> batch.update(subject=torch.tensor([-1]), view=torch.tensor([-1]))
+        >>> batch = {"landmarks": landmarks, "face_size": torch.tensor([40.0]), "sample_id": ["a"]}
+        >>> batch["has"] = {key: torch.tensor([True]) for key in ("landmarks", "face_size")}
+        >>> batch.update({key: torch.tensor([0]) for key in ("index", "subject", "view")})
         >>> scorer = Scorer()
         >>> scorer.update(FacePrediction(landmarks + torch.tensor([2.0, 0.0, 0.0])), batch)
         >>> scorer.gather().table["nme"].round(6)
@@ -168,7 +186,7 @@ class Scorer:
         """What a score lacks in prediction or batch; empty where it can be scored."""
         missing = [name for name in score.predicted if _field(prediction, name) is None]
         if missing:
-            return f"the method predicts no {' and no '.join(missing)}"
+            return f"the method predicts no {' and no '.join(_WORDS.get(name, name) for name in missing)}"
         missing = [key for key in score.labels if key not in batch["has"]]
         if missing:
             return f"the data have no {' and no '.join(missing)}"
@@ -223,7 +241,7 @@ class Scorer:
         known = {index: name for part in parts for index, name in part.sample_ids.items()}
         table = _table(seen, known, errors)
         invalid: dict[str, int] = {}
-        for index, why in sorted(reasons_by_index.items()):
+        for _, why in sorted(reasons_by_index.items()):
             invalid[why] = invalid.get(why, 0) + 1
         return Scored(table, not_finite, left_out, invalid, remarks)
 
@@ -262,7 +280,7 @@ def _field(prediction: FacePrediction, name: str) -> object:
 
 
 def _no_sample(score: Score) -> str:
-    return f"no sample has {' and '.join(score.labels)}" + (" with depth" if score.depth else "")
+    return _NO_DEPTH if score.depth else f"no sample has {' and '.join(score.labels)}"
 
 
 def _on_cpu(rows: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -87,7 +87,8 @@ class Score:
 
 
 BOTH: tuple[Stage, ...] = ("val", "test")
-DENSE = ("vertices",), ("landmarks", "vertices"), "same"
+SAME: Literal["same"] = "same"
+DENSE = ("vertices",), ("landmarks", "vertices"), SAME
 COEFFICIENTS = ("coefficients",), ("coefficients",)
 PIXELS = ("dense.pncc", "dense.offsets"), ("pncc", "offsets", "face_mask")
 POSE = ("camera",), ("pose",)
@@ -138,8 +139,8 @@ SCORES: tuple[Score, ...] = (
     Score("pose_error", "rad", lambda _: ParameterError("pose"), values.of_poses, *POSE),
     *(_angle(angle) for angle in get_args(Angle)),
     Score(
-        "identity_error", "sd", lambda shared: ParameterError("identity", shared.num_identity or 0), values.of_coefficients,
-        *COEFFICIENTS, "same",
+        "identity_error", "sd", lambda shared: ParameterError("identity", shared.num_identity or 0),
+        values.of_coefficients, *COEFFICIENTS, "same",
     ),
     Score(
         "expression_error", "sd", lambda shared: ParameterError("expression", shared.num_identity or 0),
@@ -177,7 +178,7 @@ def logged_names(stage: Stage) -> list[str]:
 def units(scores: Sequence[Score] = SCORES) -> dict[str, tuple[str, bool]]:
     """Unit of each metric that a record may hold, and whether more of it is better."""
     # Means of scores first, then what is aggregated of them.
-    found = {score.name: (score.unit, score.higher_is_better) for score in scores}
+    found: dict[str, tuple[str, bool]] = {score.name: (score.unit, score.higher_is_better) for score in scores}
     for score in scores:
         found.update({name: value for name, value in score.metrics().items() if name not in found})
-    return dict(found)
+    return found

@@ -13,6 +13,7 @@ from lightning_faces.geometry.camera import (
     transform_pose,
     weak_perspective,
 )
+from lightning_faces.geometry.opengl import opengl_matrix
 from lightning_faces.geometry.rotation import euler_to_matrix, matrix_to_euler
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "face_size",
     "invert_affine",
     "matrix_to_euler",
+    "opengl_matrix",
     "scale_of",
     "similarity_transform",
     "transform_points",

@@ -77,7 +77,9 @@ class Camera:
         towards = torch.linalg.cross(linear[..., 1, :], linear[..., 0, :])
         if self.kind == "perspective":
             scale = torch.linalg.vector_norm(towards, dim=-1, keepdim=True).sqrt()
-            towards = -torch.nn.functional.normalize(self.matrix[..., 2, :3], dim=-1) * scale
+            # A matrix is a camera up to any factor; the one that makes w a distance is positive at the origin.
+            axis = self.matrix[..., 2, :3] * self.matrix[..., 2, 3:].sign()
+            towards = -torch.nn.functional.normalize(axis, dim=-1) * scale
         else:
             # The camera of a face that could not be fitted is 0: so are its depths then, not 0 / 0.
             length = torch.linalg.vector_norm(towards, dim=-1, keepdim=True)

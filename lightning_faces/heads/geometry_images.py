@@ -14,6 +14,8 @@ from lightning_faces.heads.terms import Term
 from lightning_faces.morphable import MorphableModel
 from lightning_faces.morphable.fit import fit_dense
 
+COEFFICIENT_WEIGHT = 10.0
+"""mm^2 of the fit's prior: a network's errors are alike over whole regions (see ``benchmarks/fit.py``)."""
 MARGIN = 0.05
 """What the box of the PNCC has around the mean face, over its side; Pix2face's published box has about 0.1."""
 
@@ -120,7 +122,10 @@ class GeometryImageHead(Head):
     def read(self, output: GeometryImages, batch: FaceBatch) -> FacePrediction:
         """The images in millimetres, and the camera, coefficients, landmarks and mesh that :func:`.fit_dense` finds."""
         pncc, offsets, mask = self.millimetres(output)
-        fit = fit_dense(pncc, offsets, mask, self.face_model, camera=self.camera)
+        fit = fit_dense(
+            pncc, offsets, mask, self.face_model, camera=self.camera,
+            identity_weight=COEFFICIENT_WEIGHT, expression_weight=COEFFICIENT_WEIGHT,
+        )  # fmt: skip
         return FacePrediction(
             landmarks=fit.landmarks,
             vertices=fit.vertices,

@@ -15,7 +15,7 @@ from lightning_faces.geometry.rotation import matrix_to_euler
 from lightning_faces.heads.base import Features, FeatureShape, Head, last_layer, without_autocast
 from lightning_faces.heads.terms import Term, full_precision, masked_term
 from lightning_faces.morphable import MorphableModel
-from lightning_faces.morphable.uvmap import UVGrid
+from lightning_faces.morphable.uv import UVGrid
 
 SIGMOID_RANGE = 1.1
 """The published network multiplies its sigmoid by 281.6 = 1.1 * 256: it reaches 0 to 1.1 image sides."""

@@ -25,6 +25,7 @@ from lightning_faces.evaluation.scorer import Scorer, shared_model
 from lightning_faces.evaluation.scores import Stage, logged_scores
 from lightning_faces.geometry.frames import image_to_unit, unit_to_image
 from lightning_faces.heads.terms import Term, TermMean, full_precision, masked_term, term_means, weighted_sum
+from lightning_faces.methods import continuing
 from lightning_faces.methods.arguments import plain_arguments, signature
 
 __all__ = [
@@ -95,6 +96,7 @@ class FaceMethod(LightningModule, ABC):
         self.val_loss = TermMean()
         self._scorers: dict[str, Scorer] = {}
         self._pass_start: dict[str, Any] | None = None
+        self._continued: dict[str, Any] = {}
 
     @classmethod
     def _not_saved(cls) -> set[str]:
@@ -223,6 +225,19 @@ class FaceMethod(LightningModule, ABC):
         if self._pass_start is not None:
             loops = {**checkpoint["loops"], **self._pass_start["loops"]}
             checkpoint.update({**self._pass_start, "loops": loops})
+        if self._trainer is not None and self._trainer.state.fn == "fit":
+            checkpoint[continuing.KEY] = continuing.describe(self, self._trainer)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say what differs from the training that is continued."""
+        if self._trainer is not None and self._trainer.state.fn == "fit":
+            self._continued = continuing.before_restoring(self, self._trainer, checkpoint)
+
+    def on_train_start(self) -> None:
+        """Use the options of this training where it continues one with others."""
+        if self._continued:
+            continuing.after_restoring(self, self.trainer, self._continued)
+            self._continued = {}
 
     def validation_step(self, batch: FaceBatch, batch_idx: int) -> dict[str, Any]:
         """Score one batch; its predictions go to callbacks as ``prediction`` (the default) and ``predictions``."""
@@ -254,25 +269,29 @@ class FaceMethod(LightningModule, ABC):
                 f"{type(self).__name__}.predict_named gives {list(predictions)}, but prediction_names are "
                 f"{list(self.prediction_names)}."
             )
-        if not self._scorers:
-            data = getattr(self._trainer, "datamodule", None)
-            shared = shared_model(self, data)
-            self._scorers = {name: Scorer(logged_scores(stage), shared) for name in self.prediction_names}
+        self._scorers = self._scorers or self._new_scorers(stage)
         for name, prediction in predictions.items():
             self._scorers[name].update(prediction, batch)
         return {"prediction": predictions[self.prediction_names[-1]], "predictions": predictions}
 
+    def _new_scorers(self, stage: Stage) -> dict[str, Scorer]:
+        shared = shared_model(self, getattr(self._trainer, "datamodule", None))
+        return {name: Scorer(logged_scores(stage), shared) for name in self.prediction_names}
+
     def _log_scores(self, stage: Stage) -> None:
         """Log the means over all ranks; of a prediction that is not the default, below its name."""
         # A rank without a single batch takes part too.
-        for name in self.prediction_names:
-            scored = self._scorers.get(name, Scorer(logged_scores(stage))).gather()
+        for name, scorer in (self._scorers or self._new_scorers(stage)).items():
+            scored = scorer.gather()
             default = name == self.prediction_names[-1]
             prefix = f"{stage}/" if default else f"{stage}/{name}/"
             means = scored.means(logged_scores(stage), aggregates=stage == "test")
-            # As float64 tensors, since numbers become float32; all ranks have the same, and so has their mean.
-            logged = {f"{prefix}{metric}": torch.tensor(value, dtype=torch.float64) for metric, value in means.items()}
-            self.log_dict(logged, prog_bar=default, batch_size=1, sync_dist=True)
+            values = {
+                f"{prefix}{metric}": torch.tensor(value, dtype=torch.float64, device=self.device)
+                for metric, value in means.items()
+            }
+            # The ranks have the same values; any reduction keeps them, and a maximum to the last bit.
+            self.log_dict(values, prog_bar=default, sync_dist=True, reduce_fx="max", batch_size=1)
         self._scorers = {}
 
     def _term_means(self, terms: Mapping[str, Term]) -> dict[str, Tensor]:

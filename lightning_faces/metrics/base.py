@@ -20,6 +20,7 @@ _BATCHES_KEPT_APART = 8
 """Batches whose rows are tensors of their own. Each is a few bytes that stay in the middle of the large blocks which
 the next batches need, so that with a tensor per batch the heap grows by some 10 MB a batch of dense points."""
 
+
 @dataclass(frozen=True)
 class PerSample:
     """Errors of all samples, sorted by index, each sample once.

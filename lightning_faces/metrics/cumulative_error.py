@@ -9,7 +9,7 @@ from lightning_faces.metrics.functional import DepthRule, area_contribution, fai
 from lightning_faces.metrics.normalized_mean_error import NormalizedMeanError
 
 
-class _CumulativeError(NormalizedMeanError):  # noqa: N818  (an error of measurement, no exception)
+class _CumulativeError(NormalizedMeanError):
     def __init__(
         self,
         threshold: float = 0.07,
@@ -23,7 +23,7 @@ class _CumulativeError(NormalizedMeanError):  # noqa: N818  (an error of measure
         self.threshold = threshold
 
 
-class AreaUnderCurve(_CumulativeError):
+class AreaUnderCurve(_CumulativeError):  # noqa: N818  (an error of measurement, no exception)
     """Area under the curve of NME from 0 to a threshold, over the threshold: in [0, 1], higher is better.
 
     Args:
@@ -42,7 +42,7 @@ class AreaUnderCurve(_CumulativeError):
         return area_contribution(error, self.threshold)
 
 
-class FailureRate(_CumulativeError):
+class FailureRate(_CumulativeError):  # noqa: N818  (an error of measurement, no exception)
     """Fraction of samples whose NME is above a threshold.
 
     Args:

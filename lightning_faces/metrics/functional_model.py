@@ -61,9 +61,7 @@ def angle_error(preds: Tensor, target: Tensor) -> Tensor:
     return torch.rad2deg(_around_the_circle(_difference(preds, target)).abs())
 
 
-def geometry_error(
-    preds: Tensor, target: Tensor, face_model: MorphableModel, root_mean_square: bool = False
-) -> Tensor:
+def geometry_error(preds: Tensor, target: Tensor, face_model: MorphableModel, root_mean_square: bool = False) -> Tensor:
     """Distance of the vertices that two sets of coefficients stand for, in the object frame, without alignment.
 
     The square of the root mean square is loss (3) of Richardson 2016 over the number of vertices.
@@ -97,7 +95,7 @@ def geometry_error(
     difference = difference.to(device=face_model.mean.device, dtype=torch.float32)
     moved = (difference[:, :split] * face_model.identity_std) @ face_model.identity_basis.flatten(1)
     moved = moved + (difference[:, split:] * face_model.expression_std) @ face_model.expression_basis.flatten(1)
-    distance = torch.linalg.vector_norm(moved.double().unflatten(1, (-1, 3)), dim=-1)
+    distance = torch.linalg.vector_norm(moved.double().reshape(len(moved), -1, 3), dim=-1)
     error = distance.square().mean(dim=1).sqrt() if root_mean_square else distance.mean(dim=1)
     return error.to(preds.device)
 

@@ -28,7 +28,9 @@ class ParameterError(PerSampleMetric):
         if group not in get_args(Group):
             raise ConfigurationError(f"Unknown parameter group {group!r}: choose one of {', '.join(get_args(Group))}.")
         self.angles = group == "pose"
-        self.part = {"pose": slice(1, 4), "identity": slice(num_identity), "expression": slice(num_identity, None)}[group]
+        self.part = {"pose": slice(1, 4), "identity": slice(num_identity), "expression": slice(num_identity, None)}[
+            group
+        ]
 
     def update(self, preds: Tensor, target: Tensor, index: Tensor, yaw: Tensor | None = None) -> None:
         """Add samples.

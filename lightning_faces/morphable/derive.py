@@ -23,7 +23,8 @@ from lightning_faces.morphable.surface import (
     tidy_faces,
     triangle_areas,
 )
-from lightning_faces.morphable.uv import disc_uv, rasterize_uv
+from lightning_faces.morphable.uv.embedding import disc_uv
+from lightning_faces.morphable.uv.texels import texel_image
 
 MAX_ALBEDO_MODES = 40
 ALBEDO_SIZE = 256
@@ -366,7 +367,7 @@ def _albedo(
 ) -> tuple[Floats, NDArray[np.float32], Floats] | None:
     if parts.colour_mean is None or parts.colour_basis is None or parts.colour_std is None or uv is None:
         return None
-    covering, weights = rasterize_uv(ALBEDO_SIZE, uv[0], uv[1])
+    covering, weights = texel_image(uv[0], uv[1], ALBEDO_SIZE)
     near = distance_transform_edt(covering < 0, return_distances=False, return_indices=True)
     corners = parts.faces[uv[2][covering[near[0], near[1]]]]
     share = weights[near[0], near[1]].astype(np.float32)[..., None]

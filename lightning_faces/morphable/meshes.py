@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ _PLY_TYPES = {
 
 
 def read_mesh(path: Path, with_faces: bool = True) -> tuple[Floats, Ints]:
-    """Vertices and triangles of a file, in its own units and axes.
+    r"""Vertices and triangles of a file, in its own units and axes.
 
     Args:
         path: An .obj or .ply file.
@@ -42,7 +43,17 @@ def read_mesh(path: Path, with_faces: bool = True) -> tuple[Floats, Ints]:
 
     Raises:
         DataError: If the file is not a mesh of these kinds.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "quad.obj"
+        >>> _ = path.write_text("v 0 0 0\nv 1 0 0\nv 1 1 0\nv 0 1 0\nf 1 2 3 4\n")
+        >>> vertices, triangles = read_mesh(path)
+        >>> vertices.shape, triangles.tolist()
+        ((4, 3), [[0, 1, 2], [0, 2, 3]])
     """
+    if not path.is_file():
+        raise DataError(f"{path} is not a file: give the path of an .obj or .ply mesh.")
     readers = {".obj": _read_obj, ".ply": _read_ply}
     if path.suffix.lower() not in readers:
         raise DataError(f"{path} is not a mesh that can be read here: use .obj or .ply.")
@@ -58,17 +69,20 @@ def read_mesh(path: Path, with_faces: bool = True) -> tuple[Floats, Ints]:
 
 
 def _read_obj(path: Path, with_faces: bool) -> tuple[Floats, Ints]:
-    points: list[list[str]] = []
-    triangles: list[tuple[int, int, int]] = []
+    # Arrays, which take 8 bytes for a number; a list of text takes 60.
+    points, triangles = array("d"), array("q")
     with path.open(encoding="utf-8", errors="replace") as file:
         for line in file:
             if line.startswith("v "):
-                points.append(line.split()[1:4])
+                x, y, z = line.split(None, 4)[1:4]
+                points.extend((float(x), float(y), float(z)))
             elif with_faces and line.startswith("f "):
+                count = len(points) // 3
                 corners = [int(part.split("/")[0]) for part in line.split()[1:]]
-                corners = [c - 1 if c > 0 else len(points) + c for c in corners]
-                triangles += [(corners[0], corners[k], corners[k + 1]) for k in range(1, len(corners) - 1)]
-    return np.array(points, np.float64).reshape(len(points), 3), np.array(triangles, np.int64).reshape(-1, 3)
+                corners = [c - 1 if c > 0 else count + c for c in corners]
+                for k in range(1, len(corners) - 1):
+                    triangles.extend((corners[0], corners[k], corners[k + 1]))
+    return np.array(points, np.float64).reshape(-1, 3), np.array(triangles, np.int64).reshape(-1, 3)
 
 
 def _read_ply(path: Path, with_faces: bool) -> tuple[Floats, Ints]:
@@ -116,6 +130,8 @@ def _ply_polygons(
     properties: list[list[str]], count: int, order: str, tokens: list[bytes], body: bytes, offset: int
 ) -> tuple[list[list[int]], int]:
     """The vertex lists of an element with list properties, and the place after it."""
+    if count > len(body) - offset:
+        raise ValueError(f"{count} lists in the {len(body) - offset} bytes that are left")
     polygons = []
     for _ in range(count):
         polygon: list[int] = []
@@ -124,12 +140,12 @@ def _ply_polygons(
                 offset += 1 if order == "a" else np.dtype(_PLY_TYPES[kind[0]]).itemsize
                 continue
             if order == "a":
-                size = int(tokens[offset])
+                size = _list_length(tokens[offset])
                 values = [int(float(token)) for token in tokens[offset + 1 : offset + 1 + size]]
                 offset += 1 + size
             else:
                 size_type, value_type = np.dtype(order + _PLY_TYPES[kind[1]]), np.dtype(order + _PLY_TYPES[kind[2]])
-                size = int(np.frombuffer(body, size_type, 1, offset)[0])
+                size = _list_length(np.frombuffer(body, size_type, 1, offset)[0])
                 offset += size_type.itemsize
                 values = np.frombuffer(body, value_type, size, offset).astype(int).tolist()
                 offset += size * value_type.itemsize
@@ -137,3 +153,10 @@ def _ply_polygons(
                 polygon = values
         polygons.append(polygon)
     return polygons, offset
+
+
+def _list_length(value: Any) -> int:
+    length = int(value)
+    if length < 0:
+        raise ValueError(f"a list of length {length}")
+    return length

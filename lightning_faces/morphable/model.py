@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from lightning_faces.errors import ConfigurationError, DataError
 from lightning_faces.files import write_atomic
+from lightning_faces.npzfile import read_npz
 
 FORMAT_VERSION = 1
 """Version of the .npz layout that :meth:`MorphableModel.save` writes."""
@@ -304,6 +305,11 @@ class MorphableModel(nn.Module):
 
         Returns:
             Vertices ``[B, V, 3]`` in millimetres, object frame.
+
+        Example:
+            >>> model = MorphableModel.load("embedded")
+            >>> model.vertices(torch.zeros(2, model.num_identity), torch.zeros(2, model.num_expression)).shape
+            torch.Size([2, 4280, 3])
         """
         shape = self.mean.reshape(1, -1)
         shape = shape + (identity * self.identity_std) @ self.identity_basis.flatten(1)
@@ -322,6 +328,12 @@ class MorphableModel(nn.Module):
 
         Raises:
             ConfigurationError: If the model has no such landmarks.
+
+        Example:
+            >>> model = MorphableModel.load("embedded")
+            >>> points = model.landmarks(model.mean[None], "ibug")
+            >>> points.shape, bool(points[0, 36, 0] < 0 < points[0, 45, 0])  # the subject's right eye is on the left
+            (torch.Size([1, 68, 3]), True)
         """
         if embedding not in self._embedding_names:
             raise ConfigurationError(
@@ -343,6 +355,11 @@ class MorphableModel(nn.Module):
 
         Raises:
             ConfigurationError: If the model has no albedo.
+
+        Example:
+            >>> model = MorphableModel.load("embedded")
+            >>> model.albedo(torch.zeros(1, len(model.albedo_names))).shape
+            torch.Size([1, 3, 256, 256])
         """
         if self.albedo_mean is None or self.albedo_basis is None or self.albedo_std is None:
             raise ConfigurationError(f"Face model {self.name!r} has no albedo: use the model 'embedded'.")
@@ -359,6 +376,12 @@ class MorphableModel(nn.Module):
 
         Returns:
             Normals ``[B, V, 3]``.
+
+        Example:
+            >>> model = MorphableModel.load("embedded")
+            >>> normals = model.vertex_normals(model.mean[None])
+            >>> bool(normals[0, model.mean[:, 2].argmax(), 2] > 0.9)  # at the tip of the nose, towards the viewer
+            True
         """
         first, second, third = (vertices[:, self.faces[:, k]] for k in range(3))
         face_normals = torch.linalg.cross(second - first, third - first)
@@ -391,7 +414,19 @@ class MorphableModel(nn.Module):
         return buffer.getvalue()
 
     def save(self, path: str | Path) -> None:
-        """Write the model to a .npz file, whole or not at all."""
+        """Write the model to a .npz file, whole or not at all.
+
+        Args:
+            path: The file; its folder is made if needed.
+
+        Example:
+            >>> import tempfile
+            >>> model = MorphableModel.load("embedded")
+            >>> path = Path(tempfile.mkdtemp()) / "model.npz"
+            >>> model.save(path)
+            >>> MorphableModel.load(path).hash == model.hash
+            True
+        """
         write_atomic(Path(path), self.to_bytes())
 
     @classmethod
@@ -406,11 +441,16 @@ class MorphableModel(nn.Module):
 
         Raises:
             DataError: If there is no such model or the file is not one.
+
+        Example:
+            >>> model = MorphableModel.load("embedded")
+            >>> model.num_vertices, model.num_identity, model.num_expression, model.hash
+            (4280, 72, 51, '341e86e47a9f96fd')
         """
         if str(name_or_path) in BUILT_IN:
             source = resources.files("lightning_faces.morphable") / "assets" / BUILT_IN[str(name_or_path)]
-            with source.open("rb") as file:
-                return cls._read(io.BytesIO(file.read()), str(name_or_path))
+            with resources.as_file(source) as file:
+                return cls._read(file, str(name_or_path))
         path = Path(name_or_path)
         if not path.is_file():
             raise DataError(
@@ -420,16 +460,14 @@ class MorphableModel(nn.Module):
         return cls._read(path, str(path))
 
     @classmethod
-    def _read(cls, source: Path | io.BytesIO, label: str) -> MorphableModel:
+    def _read(cls, path: Path, label: str) -> MorphableModel:
+        what, fix = "a face model of this platform", "make one with `lightning-faces import-model`"
+        arrays: dict[str, Any] = dict(read_npz(path, what, fix))
         try:
-            with np.load(source, allow_pickle=False) as archive:
-                arrays = {key: archive[key] for key in archive.files}
             header = json.loads(str(arrays.pop("header")))
             version = header["format"]
-        except Exception as error:  # A damaged file fails in zipfile, zlib, numpy or json, each in its own way.
-            raise DataError(
-                f"{label} is not a face model of this platform ({error}): make one with `lightning-faces import-model`."
-            ) from error
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise DataError(f"{label} is not {what} ({error}): {fix}.") from error
         if version != FORMAT_VERSION:
             raise DataError(
                 f"{label} has format version {version}, this release reads {FORMAT_VERSION}: import the model again."
@@ -447,7 +485,7 @@ class MorphableModel(nn.Module):
                 elif key.startswith("region/"):
                     masks[key.removeprefix("region/")] = arrays.pop(key)
             return cls(
-                name=header["name"],
+                name=str(header["name"]),
                 expression_kind=header["expression_kind"],
                 expression_names=header["expression_names"],
                 albedo_names=header["albedo_names"],

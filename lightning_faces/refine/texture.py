@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lightning_faces.errors import ConfigurationError
 from lightning_faces.morphable import MorphableModel
-from lightning_faces.morphable.uvmap import UVGrid
+from lightning_faces.morphable.uv import UVGrid
 from lightning_faces.refine.shape_from_shading import harmonics
 from lightning_faces.rendering.renderer import VertexNormals, rasterize_image, to_view
 

@@ -1,4 +1,4 @@
-"""Target images of a known geometry: PNCC, offsets, depth, normals, shading, masks, UV position maps and visibility.
+"""Target images of a known geometry: PNCC, offsets, normals, masks, UV position maps and visibility.
 
 Image frame and object frame as in ``batch.py``; images are ``[B, C, H, W]``, UV maps ``[B, C, U, U]``.
 """
@@ -12,10 +12,8 @@ from torch import Tensor, nn
 
 from lightning_faces.errors import ConfigurationError
 from lightning_faces.morphable import MorphableModel
+from lightning_faces.morphable.uv import PositionMap
 from lightning_faces.rendering.renderer import Raster, VertexNormals, rasterize_image, to_view, unit
-
-WEIGHTS = {"landmarks": 16.0, "features": 4.0, "face": 3.0, "neck": 0.0}
-"""Weights of the position map's regions (Feng et al. 2018, section 3.2): 68 points, eyes-nose-mouth, face, neck."""
 
 NORMAL_RADIUS = 15.0
 """Millimetres around a landmark over which the surface normal is averaged; triangles of the embedded model are up to 16
@@ -39,9 +37,6 @@ class FaceMaps(nn.Module):
 
     region: Tensor
     region_faces: Tensor
-    covered: Tensor
-    texel_corners: Tensor
-    texel_weights: Tensor
     ring_corners: Tensor
     landmark_ring: Tensor
     landmark_ring_offsets: Tensor
@@ -61,34 +56,9 @@ class FaceMaps(nn.Module):
         self.register_buffer("region", region, persistent=False)
         # In memory [3, F], so that the transpose is one run of numbers.
         self.register_buffer("region_faces", faces[region].T.contiguous().T, persistent=False)
-        self._add_texels(model)
+        # Extended off the face, so that reading a map bilinearly next to a rim mixes in nothing foreign.
+        self.texels = None if model.uv is None else PositionMap(model, position_map_size, extend=True)
         self._add_landmark_rings(model)
-
-    def _add_texels(self, model: MorphableModel) -> None:
-        """Which triangle each texel's centre lies in, and where: the position map is then one weighted sum.
-
-        Texels in the holes (eyes, mouth) and around the face continue the nearest triangle, so that reading the map
-        bilinearly next to a rim mixes in nothing foreign.
-        """
-        side = self.position_map_size
-        covered = torch.zeros(side * side, dtype=torch.bool)
-        if model.uv is None or model.uv_faces is None or model.uv_face_ids is None:
-            corners, weights = torch.zeros(0, 3, dtype=torch.int64), model.mean.new_zeros(0, 3, device="cpu")
-        else:
-            uv, uv_faces = model.uv.detach().cpu() * side - 0.5, model.uv_faces.cpu()
-            raster = rasterize_image(nn.functional.pad(uv, (0, 1))[None], uv_faces, side)
-            covered[raster.pixel] = True
-            steps = torch.arange(side * side)
-            place = torch.stack((steps % side, torch.div(steps, side, rounding_mode="floor")), dim=1).to(uv.dtype)
-            triangle = torch.zeros(side * side, dtype=torch.int64)
-            triangle[raster.pixel] = raster.face
-            triangle[~covered], place[~covered] = _continue_outside(place[~covered], uv, uv_faces)
-            weights = _barycentric(place, uv[uv_faces[triangle]]).to(uv.dtype)
-            corners = model.faces.cpu()[model.uv_face_ids.cpu()[triangle]]
-        device = model.mean.device
-        self.register_buffer("covered", covered.to(device), persistent=False)
-        self.register_buffer("texel_corners", corners.to(device), persistent=False)
-        self.register_buffer("texel_weights", weights.to(device), persistent=False)
 
     def _add_landmark_rings(self, model: MorphableModel) -> None:
         """The outer surface around each landmark: its own triangle and those of the face region within a radius."""
@@ -142,34 +112,13 @@ class FaceMaps(nn.Module):
         """``[B, 1, H, W]``: 1 where a pixel is covered."""
         return raster.to_image(raster.weights.new_ones(raster.pixel.shape[0], 1))
 
-    def depth(self, raster: Raster, vertices: Tensor) -> Tensor:
-        """Depth ``[B, 1, H, W]`` in pixels, larger is nearer, 0 at the mean of the vertices and outside the mask."""
-        z = vertices[..., 2:] - vertices[..., 2:].mean(1, keepdim=True)
-        return raster.to_image(raster.interpolate(z, self.region_faces))
-
     def view_normals(self, vertices: Tensor) -> Tensor:
         """Vertex normals ``[B, V, 3]``, view frame (x right, y up, z to the viewer), of vertices in the image frame."""
         return self.normals(to_view(vertices))
 
     def normal_map(self, raster: Raster, normals: Tensor) -> Tensor:
         """Unit normals ``[B, 3, H, W]`` in the view frame, 0 outside the mask, from :meth:`view_normals`."""
-        return raster.to_image(self._pixel_normals(raster, normals))
-
-    def _pixel_normals(self, raster: Raster, normals: Tensor) -> Tensor:
-        return unit(raster.interpolate(normals, self.region_faces).T).T
-
-    def shading(self, raster: Raster, normals: Tensor) -> tuple[Tensor, Tensor]:
-        """Shading under a frontal light, and the mask that crops the input (Richardson 2016, sections 5.1 and 6.2).
-
-        Args:
-            raster: From :meth:`face_region`, of the geometry alpha_t under the picture's projection.
-            normals: From :meth:`view_normals`, of the same.
-
-        Returns:
-            Shading ``[B, 1, H, W]`` in [0, 1] and mask ``[B, 1, H, W]`` of the face region.
-        """
-        lit = self._pixel_normals(raster, normals)[:, 2:].clamp_min(0.0)
-        return raster.to_image(lit), self.mask(raster)
+        return raster.to_image(unit(raster.interpolate(normals, self.region_faces).T).T)
 
     def position_map(self, vertices: Tensor) -> Tensor:
         """UV position map of the whole face, hidden parts included (Feng et al. 2018, section 3.1).
@@ -178,105 +127,14 @@ class FaceMaps(nn.Module):
             vertices: ``[B, V, 3]`` image frame.
 
         Returns:
-            ``[B, 3, U, U]`` image-frame x, y, z of the surface point of each texel; where :meth:`uv_mask` is 0 the
-            nearest surface goes on.
+            ``[B, 3, U, U]`` image-frame x, y, z of the surface point of each texel; outside the map the nearest
+            surface goes on.
 
         Raises:
             ConfigurationError: If the model has no UV map.
         """
-        self._need_uv()
-        batch, count, _ = vertices.shape
-        side = self.position_map_size
-        rows = vertices.transpose(0, 1).reshape(count, batch * 3)
-        values = nn.functional.embedding_bag(
-            self.texel_corners, rows, per_sample_weights=self.texel_weights.to(rows.dtype), mode="sum"
-        )
-        return values.reshape(side, side, batch, 3).permute(2, 3, 0, 1)
-
-    def uv_mask(self) -> Tensor:
-        """``[1, U, U]``: 1 at texels that belong to the face.
-
-        Raises:
-            ConfigurationError: If the model has no UV map.
-        """
-        self._need_uv()
-        side = self.position_map_size
-        return self.covered.to(self.texel_weights.dtype).reshape(1, side, side)
-
-    def vertex_uv(self) -> tuple[Tensor, Tensor]:
-        """Mesh vertices that the UV map knows ``[N]`` and their UV coordinates ``[N, 2]``, to read a map back.
-
-        Raises:
-            ConfigurationError: If the model has no UV map.
-        """
-        self._need_uv()
-        uv, uv_faces, ids = self.model.uv, self.model.uv_faces, self.model.uv_face_ids
-        assert uv is not None
-        assert uv_faces is not None
-        assert ids is not None
-        place = torch.full((self.model.num_vertices,), -1, dtype=torch.int64, device=uv.device)
-        place[self.model.faces[ids].reshape(-1)] = uv_faces.reshape(-1)
-        vertices = torch.nonzero(place >= 0).squeeze(1)
-        return vertices, uv[place[vertices]]
-
-    def weight_mask(self) -> Tensor:
-        """Weights ``[1, U, U]`` of the position map's loss, 16:4:3:0 (Feng et al. 2018, section 3.2 and figure 4).
-
-        The 68 landmarks' texels, eyes with nose and mouth, the rest of the face, and the neck, which is really 0 (the
-        published ``uv_weight_mask.png`` gives it the face's weight).
-
-        Raises:
-            ConfigurationError: If the model lacks a UV map, the landmarks "bfm" or the region masks.
-        """
-        self._need_uv()
-        self._need_landmarks()
-        masks = self.model.region_masks
-        missing = sorted({"eye", "nose", "mouth", "face", "neck"} - set(masks))
-        if missing:
-            raise ConfigurationError(
-                f"Face model {self.model.name!r} has no region {', '.join(missing)}: import it with landmarks, so "
-                "that they can be derived."
-            )
-        features = masks["eye"] | masks["nose"] | masks["mouth"]
-        per_vertex = torch.full((self.model.num_vertices,), WEIGHTS["face"], device=features.device)
-        per_vertex[features] = WEIGHTS["features"]
-        per_vertex[masks["neck"]] = WEIGHTS["neck"]
-        side = self.position_map_size
-        # A texel takes the weight of the corner it is nearest to.
-        nearest = self.texel_corners.gather(1, self.texel_weights.argmax(1, keepdim=True))[:, 0]
-        weights = torch.where(self.covered, per_vertex[nearest].to(self.texel_weights.dtype), 0.0)
-        weights[self.landmark_texels()] = WEIGHTS["landmarks"]
-        return weights.reshape(1, side, side)
-
-    def landmark_uv(self) -> Tensor:
-        """UV coordinates ``[68, 2]`` of the landmarks "bfm"; outside the UV map, their nearest known vertex's.
-
-        Raises:
-            ConfigurationError: If the model lacks a UV map or the landmarks "bfm".
-        """
-        vertices, uv = self.vertex_uv()
-        self._need_landmarks()
-        triangle, barycentric = self.model.landmark_embeddings["bfm"]
-        corners = self.model.faces[triangle]
-        table = uv.new_full((self.model.num_vertices, 2), float("nan"))
-        table[vertices] = uv
-        found = (table[corners] * barycentric[..., None]).sum(1)
-        missing = torch.nonzero(found.isnan().any(1)).squeeze(1)
-        if missing.numel():
-            mean = self.model.mean
-            points = self.model.landmarks(mean[None])[0][missing]
-            found[missing] = uv[torch.cdist(points, mean[vertices]).argmin(1)]
-        return found
-
-    def landmark_texels(self) -> Tensor:
-        """Int64 ``[68]``: the texel (row times U plus column) nearest to each landmark.
-
-        Raises:
-            ConfigurationError: If the model lacks a UV map or the landmarks "bfm".
-        """
-        side = self.position_map_size
-        place = (self.landmark_uv() * side - 0.5).round().long().clamp(0, side - 1)
-        return place[:, 1] * side + place[:, 0]
+        positions: Tensor = self._need_uv()(vertices)
+        return positions
 
     def visible_by_normal(self, vertices: Tensor) -> Tensor:
         """Landmarks around which the average surface normal does not turn away (PARM, section 4.2); bool ``[B, 68]``.
@@ -327,51 +185,10 @@ class FaceMaps(nn.Module):
                 "landmarks, or use the model 'embedded'."
             )
 
-    def _need_uv(self) -> None:
-        if self.model.uv is None:
+    def _need_uv(self) -> PositionMap:
+        if self.texels is None:
             raise ConfigurationError(
                 f"Face model {self.model.name!r} has no UV map, which position maps need: import the model again (a UV "
                 "map is derived) or use the model 'embedded'."
             )
-
-
-def _barycentric(place: Tensor, corners: Tensor) -> Tensor:
-    """Float64 weights ``[N, 3]`` of places ``[N, 2]`` in triangles ``[N, 3, 2]``, at most a triangle outside."""
-    a, b, c = corners.double().unbind(1)
-    ab, ac, ap = b - a, c - a, place.double() - a
-    area = ab[:, 0] * ac[:, 1] - ab[:, 1] * ac[:, 0]
-    area = torch.where(area.abs() < 1e-9, torch.inf, area)  # no area: its first corner
-    second = (ap[:, 0] * ac[:, 1] - ap[:, 1] * ac[:, 0]) / area
-    third = (ab[:, 0] * ap[:, 1] - ab[:, 1] * ap[:, 0]) / area
-    weights = torch.stack((1.0 - second - third, second, third), dim=1)
-    inside = weights.clamp_min(0.0)
-    far = weights.amin(1, keepdim=True) < -1.0
-    return torch.where(far, inside / inside.sum(1, keepdim=True), weights)
-
-
-def _continue_outside(place: Tensor, uv: Tensor, uv_faces: Tensor) -> tuple[Tensor, Tensor]:
-    """Nearest triangle at the border of a UV map, and the place to read it at.
-
-    Args:
-        place: ``[N, 2]`` in texels, outside the map.
-        uv: ``[V_uv, 2]`` in texels.
-        uv_faces: ``[F_uv, 3]``.
-
-    Returns:
-        Triangles ``[N]`` and places ``[N, 2]``, no further than 1.5 texels from the border.
-    """
-    edges = torch.cat((uv_faces[:, [0, 1]], uv_faces[:, [1, 2]], uv_faces[:, [2, 0]]))
-    owner = torch.arange(uv_faces.shape[0]).repeat(3)
-    _, inverse, counts = torch.unique(edges.sort(dim=1)[0], dim=0, return_inverse=True, return_counts=True)
-    border = counts[inverse] == 1
-    edges, owner = edges[border], owner[border]
-    start, edge = uv[edges[:, 0]], uv[edges[:, 1]] - uv[edges[:, 0]]
-    triangles, points = [], []
-    for some in torch.split(place, 4096):
-        along = ((some[:, None] - start) * edge).sum(-1) / edge.square().sum(-1).clamp_min(1e-12)
-        nearest = start + along.clamp(0.0, 1.0)[..., None] * edge
-        distance, which = (some[:, None] - nearest).norm(dim=-1).min(dim=1)
-        foot = nearest[torch.arange(some.shape[0]), which]
-        triangles.append(owner[which])
-        points.append(foot + (some - foot) * (1.5 / distance.clamp_min(1.5))[:, None])
-    return torch.cat(triangles), torch.cat(points)
+        return self.texels

@@ -1,9 +1,7 @@
-"""``lightning-faces preview``: a contact sheet of the synthetic faces that a configuration gives, targets on top."""
+"""A contact sheet of the synthetic faces that a configuration gives, targets on top."""
 
 from __future__ import annotations
 
-import argparse
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -18,7 +16,6 @@ from PIL import Image
 from torch import Tensor
 
 from lightning_faces.errors import ConfigurationError
-from lightning_faces.files import write_atomic
 from lightning_faces.morphable import MorphableModel
 from lightning_faces.rendering.synthesis import FaceSynthesizer, SynthesisOptions
 
@@ -26,7 +23,7 @@ ZOOM = 2
 SEEN, HIDDEN = (0, 255, 0), (255, 60, 60)
 CONFIG_SECTIONS = frozenset({"trainer", "model", "seed_everything", "experiment", "name", "ckpt_path"})
 """Keys of configurations that say nothing of faces."""
-MAPS = ("pncc", "offsets", "face_mask", "normals", "position_map", "shading", "geometry_mask")
+MAPS = ("pncc", "offsets", "face_mask", "normals", "position_map")
 
 
 @dataclass(frozen=True)
@@ -167,8 +164,6 @@ def _map_tiles(rendered: dict[str, Tensor], index: int, size: int, side: int) ->
         "face_mask": rendered["face_mask"][index],
         "normals": rendered["normals"][index] * 0.5 + 0.5,
         "position_map": rendered["position_map"][index] / side,
-        "shading": rendered["shading"][index],
-        "geometry_mask": rendered["geometry_mask"][index] * rendered["image"][index],
     }
     return [_picture(views[key], size) for key in MAPS]
 
@@ -201,42 +196,3 @@ def preview(
             if maps:
                 tiles += _map_tiles(rendered, 0, ZOOM * size, size)
     return contact_sheet(tiles, 2 + len(MAPS) if maps else min(8, len(tiles)))
-
-
-def main_preview(args: list[str]) -> int:
-    """``lightning-faces preview``: write a contact sheet; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="lightning-faces preview", description="Draw synthetic faces, plain and with landmarks (hidden ones red)."
-    )
-    parser.add_argument(
-        "--config",
-        action="append",
-        help="YAML as fit takes it, whose data is SyntheticFaces, or of synthesis options; again for one on top of it",
-    )
-    parser.add_argument("--count", type=int, default=16, help="number of faces")
-    parser.add_argument(
-        "--size", type=int, help="side of a picture in pixels, instead of the configuration's; else 136"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the first face")
-    parser.add_argument(
-        "--face-model", help="name or path of a face model, instead of the configuration's; else embedded"
-    )
-    parser.add_argument("--maps", action="store_true", help="show the target maps too, one face per row")
-    parser.add_argument("--out", default="sheet.png", help="picture to write, a .png")
-    given = parser.parse_args(args)
-    if given.count < 1:
-        raise ConfigurationError(f"--count is {given.count}; it must be at least 1.")
-    if given.seed < 0:
-        raise ConfigurationError(f"--seed is {given.seed}; it must be at least 0.")
-    out = Path(given.out)
-    if out.suffix.lower() != ".png" or out.is_dir():
-        raise ConfigurationError(f"--out is {given.out}; it must be the name of a file that ends in .png.")
-    config = read_config(given.config) if given.config else PreviewOptions(image_size=136, canvas=1.0)
-    size = config.size if given.size is None else given.size
-    model = given.face_model or config.face_model
-    sheet = preview(config.synthesis, given.count, size, model, given.maps, given.seed)
-    buffer = io.BytesIO()
-    Image.fromarray(sheet).save(buffer, format="PNG")
-    write_atomic(out, buffer.getvalue())
-    print(f"{given.out}: {given.count} faces of {size} pixels")
-    return 0

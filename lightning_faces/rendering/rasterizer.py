@@ -13,12 +13,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from pytorch3d.renderer import MeshRasterizer
-from pytorch3d.renderer.mesh.rasterizer import Fragments
-from pytorch3d.structures import Meshes
 from torch import Tensor, nn
 
+from lightning_faces.errors import ConfigurationError
 from lightning_faces.rendering.scanline import NOTHING, expand
+
+try:
+    from pytorch3d.renderer import MeshRasterizer
+    from pytorch3d.renderer.mesh.rasterizer import Fragments
+    from pytorch3d.structures import Meshes
+except ImportError as error:
+    raise ConfigurationError("FaceRasterizer needs PyTorch3D: pip install 'lightning-faces[render]'.") from error
 
 EPSILON = 1e-8
 """PyTorch3D's kEpsilon: faces of a smaller signed area (twice the triangle's) are skipped."""

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from pytorch3d.renderer.mesh.rasterize_meshes import rasterize_meshes
-from pytorch3d.structures import Meshes
 from torch import Tensor, nn
 
 from lightning_faces.errors import ConfigurationError
@@ -211,6 +209,13 @@ def _barycentric(corners: Tensor, column: Tensor, row: Tensor) -> Tensor:
 
 def _rasterize_on_device(vertices: Tensor, faces: Tensor, size: tuple[int, int], cull_backfaces: bool) -> Raster:
     """With PyTorch3D's rasteriser."""
+    try:
+        from pytorch3d.renderer.mesh.rasterize_meshes import rasterize_meshes
+        from pytorch3d.structures import Meshes
+    except ImportError as error:
+        raise ConfigurationError(
+            f"Rendering on {vertices.device.type} needs PyTorch3D: pip install 'lightning-faces[render]'."
+        ) from error
     height, width = size
     batch = vertices.shape[0]
     # NDC: x left, y up, the shorter side spans [-1, 1]; z away from the viewer and positive.
@@ -345,6 +350,15 @@ class FaceRenderer(nn.Module):
     Args:
         model: The face model; its UV map is needed for albedo images only.
         image_size: Side of the images in pixels.
+
+    Example:
+        >>> from lightning_faces.geometry import weak_perspective
+        >>> model = MorphableModel.load("embedded")
+        >>> vertices = weak_perspective(model.mean[None], torch.tensor([[0.4, 0.0, 0.5, 0.0, 48.0, 48.0]]))
+        >>> grey = torch.full((1, model.num_vertices, 3), 0.6)
+        >>> image, mask = FaceRenderer(model, 96)(vertices, grey, PhongLight.frontal(1))
+        >>> image.shape, mask.shape
+        (torch.Size([1, 3, 96, 96]), torch.Size([1, 1, 96, 96]))
     """
 
     uv_of_face: Tensor | None

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from callbacks import MetricsCSV
 
 
@@ -30,3 +32,18 @@ def test_a_new_process_goes_on_and_replaces_the_steps_that_it_repeats(tmp_path: 
     assert (tmp_path / "metrics.csv").read_text() == (
         "step,test/nme,train/loss,val/nme\n0,,0,\n1,,1,\n1,,,0.1\n2,,20,\n0,0.3,,\n"
     )
+
+
+def test_damage_is_said_and_what_is_good_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "metrics.csv"
+    damage = {
+        "step,train/loss\n0,0.5\nx,0.25\n2,\x00\n3,a\n4,1,2\n5,0.125\n": "step,train/loss\n0,0.5\n5,0.125\n6,1\n",
+        "\x00\x01\n\xff": "step,train/loss\n6,1\n",
+        'step,train/loss\n0,0.5\n1,"0.25\n2,0.1\n': "step,train/loss\n0,0.5\n6,1\n",
+    }
+    for content, expected in damage.items():
+        path.write_text(content)
+        MetricsCSV(tmp_path).log_metrics({"train/loss": 1.0}, step=6)
+        assert path.read_text() == expected
+        assert f"rows of {path} are damaged and left out; metrics-damaged.csv has them" in capsys.readouterr().err
+        assert (tmp_path / "metrics-damaged.csv").read_text() == content

@@ -70,9 +70,9 @@ def test_the_nearest_point_is_drawn_over_the_others() -> None:
 def test_the_error_of_a_surface_ignores_the_origin_of_depth() -> None:
     true = torch.rand(500, 3) * torch.tensor([20.0, 20.0, 10.0]) + 5
     predicted = true + torch.tensor([0.0, 2.0, 77.0])
-    face = DenseFace(torch.zeros(3, 32, 32), predicted, true, 40.0, {"shading": torch.rand(1, 32, 32)}, "a")
+    face = DenseFace(torch.zeros(3, 32, 32), predicted, true, 40.0, {"pncc": torch.rand(3, 32, 32)}, "a")
     tiles = tiles_of(face, 64)
-    assert list(tiles) == ["image", "predicted depth", "true depth", "error, 0 to 10%", "shading"]
+    assert list(tiles) == ["image", "predicted depth", "true depth", "error, 0 to 10%", "pncc"]
     # 2 of 40 pixels are 5%, the middle of the scale.
     drawn = tiles["error, 0 to 10%"].reshape(-1, 3)
     middle = drawn[drawn.sum(axis=1) > 0]
@@ -116,7 +116,7 @@ def test_dense_sheets_show_surfaces_errors_and_all_maps_to_any_logger(tmp_path: 
     class Off(type(method())):  # type: ignore[misc]
         """Vertices that are off by 5 % of the face's size."""
 
-        requires = frozenset({"landmarks", "vertices", "position_map", "pncc", "offsets", "shading"})
+        requires = frozenset({"landmarks", "vertices", "position_map", "pncc", "offsets"})
 
         def predict_faces(self, batch: Any) -> FacePrediction:
             shift = 0.05 * batch["face_size"][:, None, None] * torch.tensor([1.0, 0.0, 0.0])
@@ -132,7 +132,7 @@ def test_dense_sheets_show_surfaces_errors_and_all_maps_to_any_logger(tmp_path: 
     with Image.open(tmp_path / "pictures" / "val-dense-last.png") as stored:
         assert np.array_equal(np.asarray(stored), sheet)
     tile, line = 192, 14
-    columns = ["image", "predicted", "true", "error", "position_map", "pncc", "offsets", "shading"]
+    columns = ["image", "predicted", "true", "error", "position_map", "pncc", "offsets"]
     assert sheet.shape == (line + MARGIN + 2 * (tile + line + MARGIN), len(columns) * (tile + MARGIN) + MARGIN, 3)
     top, middle = line + MARGIN, colours(torch.tensor(0.5)).astype(int)
     tiles = {
@@ -142,8 +142,7 @@ def test_dense_sheets_show_surfaces_errors_and_all_maps_to_any_logger(tmp_path: 
     # An error of 5 % is the middle of the scale; depths take all of it, and the photograph none in particular.
     at_middle = {name: (np.abs(drawn - middle).max(axis=2) <= 1).mean() for name, drawn in tiles.items()}
     assert at_middle["error"] > 0.1 > 10 * max(at_middle[name] for name in ("image", "predicted", "true"))
-    for name in ("position_map", "pncc", "offsets", "shading"):
+    for name in ("position_map", "pncc", "offsets"):
         # A map uses its whole range, and differs from every other tile.
         assert np.ptp(tiles[name]) > 200, name
         assert all(np.abs(tiles[name] - tiles[other]).mean() > 5 for other in columns if other != name), name
-    assert (tiles["shading"].max(axis=2) == tiles["shading"].min(axis=2)).all()

@@ -11,8 +11,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks import BestCheckpoint, GracefulStop, LastCheckpoint, SeedSteps
+from lightning_faces.history import read_values
 from lightning_faces.methods import Zhao2016
-from lightning_faces.sweep import read_values
 from tests.callbacks.training import STEPS_PER_EPOCH, data, method, trainer
 from tests.test_ddp import start
 

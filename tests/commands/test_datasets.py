@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 
 from datamodules.components.annotations import read_annotations
+from datamodules.table import Table as OwnTable
 from lightning_faces.commands.datasets import main
+from lightning_faces.errors import DataError, LightningFacesError
 from tests.fakes.photographs import write_300w_lp, write_aflw2000, write_table
 
 
@@ -45,8 +47,8 @@ def test_check_reports_every_bad_file_and_goes_on(tmp_path: Path, capsys: pytest
     assert "image00004.jpg is not a whole image" in text
     assert "image00008.mat is not a whole MATLAB file" in text
     assert "3 of 5 samples are good, 2 are bad." in text
-    assert main(["check", "AFLW20003D", str(tmp_path / "absent")]) == 2
-    assert "absent of AFLW20003D does not exist" in capsys.readouterr().err
+    with pytest.raises(DataError, match="absent of AFLW20003D does not exist"):
+        main(["check", "AFLW20003D", str(tmp_path / "absent")])
 
 
 def test_check_of_photographs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -72,13 +74,119 @@ def test_convert_points_of_text_files(tmp_path: Path, capsys: pytest.CaptureFixt
     assert np.allclose(table.landmarks[..., :2], values[..., :2] - 1)
     assert np.allclose(table.landmarks[0, :, 2], values[0, :, 2])
     assert np.isnan(table.landmarks[1, :, 2]).all()
-    assert main(["convert", "ThreeDFAW", str(pictures), str(points)]) == 2
-    assert "annotations.npz exists" in capsys.readouterr().err
+    with pytest.raises(LightningFacesError, match=r"annotations\.npz exists"):
+        main(["convert", "ThreeDFAW", str(pictures), str(points)])
     (pictures / "annotations.npz").unlink()
     (points / "a.txt").write_text("1 2 3\n")
-    assert main(["convert", "ThreeDFAW", str(pictures), str(points)]) == 2
-    assert "a.txt has 1 points, not the 66" in capsys.readouterr().err
+    with pytest.raises(LightningFacesError, match=r"a\.txt has 1 points, not the 66"):
+        main(["convert", "ThreeDFAW", str(pictures), str(points)])
     (points / "a.txt").unlink()
-    assert main(["convert", "ThreeDFAW", str(pictures), str(points)]) == 2
-    assert "a.txt does not exist, nor with .csv or .pts" in capsys.readouterr().err
+    with pytest.raises(LightningFacesError, match=r"a\.txt does not exist, nor with \.csv or \.pts"):
+        main(["convert", "ThreeDFAW", str(pictures), str(points)])
     assert not (pictures / "annotations.npz").exists()
+
+
+def write_points(tmp_path: Path, count: int = 68, pictures: int = 4, missing: str = "") -> tuple[Path, Path]:
+    """Pictures of 100 x 100 pixels with a text file of points for each; the first two points may be missing."""
+    images, points = tmp_path / "mine", tmp_path / "points"
+    images.mkdir()
+    points.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(pictures):
+        Image.fromarray(rng.integers(0, 255, size=(100, 100, 3), dtype=np.uint8)).save(images / f"{number}.PNG")
+        lines = [f"{x:.2f} {y:.2f}" for x, y in rng.uniform(20, 80, size=(count, 2))]
+        if missing:
+            lines[:2] = [missing] * 2
+        (points / f"{number}.TXT").write_text("\n".join(lines))
+    return images, points
+
+
+@pytest.mark.parametrize("missing", ["-1 -1", "0 0", "-1 -1 -1"])
+@pytest.mark.parametrize("one_based", [False, True])
+def test_missing_points_are_refused_or_masked_by_name(tmp_path: Path, missing: str, one_based: bool) -> None:
+    images, points = write_points(tmp_path, missing=missing)
+    command = ["convert", "Table", str(images), str(points), *(["--one-based"] if one_based else [])]
+    with pytest.raises(DataError, match=r"0\.TXT has 2 landmark\(s\) at .*give their number with --missing"):
+        main(command)
+    assert not (images / "annotations.npz").exists()
+    assert main([*command, "--missing", missing.split()[0]]) == 0
+    landmarks = read_annotations(images, "68").landmarks
+    assert np.isnan(landmarks[:, :2]).all()
+    assert np.isfinite(landmarks[:, 2:, :2]).all()
+    module = OwnTable(str(images), image_size=32, test_fraction=1)
+    dataset = module.make_dataset("test", module.available_targets)
+    assert dataset is not None
+    assert float(dataset.read(0).targets["face_size"]) < 61  # of points from 20 to 80, not from -1
+
+
+def test_own_labels_come_in_by_two_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images, points = write_points(tmp_path, pictures=10)
+    assert main(["convert", "Table", str(images), str(points)]) == 0
+    assert f"use it with --data Table --data.root {images}" in capsys.readouterr().out.replace("\n", " ")
+    assert main(["check", "Table", str(images)]) == 0
+    assert "10 of 10 samples are good" in capsys.readouterr().out
+    module = OwnTable(str(images), image_size=32, batch_size=3, num_workers=0)
+    names = {}
+    for stage, split in (("fit", "train"), ("fit", "val"), ("test", "test")):
+        module.setup(stage)
+        batches = list(getattr(module, f"{split}_dataloader")())
+        names[split] = {name for batch in batches for name in batch["sample_id"]}
+        for batch in batches:
+            assert batch["landmark_mask"][..., :2].all()
+            assert not batch["landmark_mask"][..., 2].any()  # labels without depth
+            assert not batch["landmarks"][..., 2].any()
+            assert {key for key, has in batch["has"].items() if has.any()} == {
+                "landmarks",
+                "landmark_mask",
+                "face_size",
+            }
+    assert [len(names[split]) for split in ("train", "val", "test")] == [6, 1, 1]  # 8 in batches of 3, and 1 each
+    assert not names["train"] & names["val"] | names["val"] & names["test"] | names["train"] & names["test"]
+
+
+def test_own_labels_of_another_scheme(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images, points = write_points(tmp_path, count=51)
+    assert main(["convert", "Table", str(images), str(points)]) == 0
+    assert "--data.landmark_scheme 51" in capsys.readouterr().out
+    assert main(["check", "Table", str(images)]) == 0
+    with pytest.raises(DataError, match=r"has 51 landmarks per face, not the 68.*option landmark_scheme"):
+        OwnTable(str(images)).make_dataset("train", frozenset({"landmarks"}))
+    (images / "annotations.npz").unlink()
+    (points / "3.TXT").write_text("1 2\n3 4\n")
+    with pytest.raises(DataError, match=r"3\.TXT has 2 points, not the 51 that fit"):
+        main(["convert", "Table", str(images), str(points)])
+
+
+def test_lines_that_are_no_points_are_named(tmp_path: Path) -> None:
+    images, points = write_points(tmp_path)
+    text = (points / "1.TXT").read_text()
+    for line in ("1 2 3 4", "inf 2", "0 1.5 2.5 3.5 1"):
+        (points / "1.TXT").write_text(f"{text}\n{line}\n")
+        with pytest.raises(DataError, match=r"1\.TXT line 69 is no point of two or three numbers"):
+            main(["convert", "Table", str(images), str(points)])
+
+
+def test_what_a_conversion_leaves_out_is_said(tmp_path: Path) -> None:
+    images, points = write_points(tmp_path)
+    (images / "more.heic").write_bytes(b"x")
+    (points / "stray.pts").write_text("1 2")
+    with pytest.warns(UserWarning) as said:
+        main(["convert", "Table", str(images), str(points)])
+    text = " ".join(str(warning.message) for warning in said)
+    assert "leaves out 1 file(s)" in text
+    assert "1 .heic (more.heic)" in text
+    assert "1 file(s) of" in text
+    assert "stray.pts" in text
+
+
+def test_damaged_label_files_are_named_and_the_others_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_aflw2000(tmp_path / "AFLW2000", 4)
+    names = sorted(path.name for path in folder.glob("*.mat"))
+    content = (folder / names[0]).read_bytes()
+    (folder / names[0]).write_bytes(content[:200] + b"\xff" * 64 + content[264:])
+    (folder / names[1]).write_bytes(content[: len(content) // 2])
+    assert main(["check", "AFLW20003D", str(tmp_path)]) == 1
+    text = capsys.readouterr().out
+    assert names[0] in text
+    assert names[1] in text
+    assert "2 of 4 samples are good" in text

@@ -24,6 +24,7 @@ from datamodules.image_folder import ImageFolder
 from datamodules.menpo import Menpo3D
 from datamodules.mixed import Mixed
 from datamodules.synthetic import SyntheticFaces
+from datamodules.table import Table
 from datamodules.threedfaw import ThreeDFAW
 from datamodules.w300lp import W300LP
 from datamodules.w3003d import W3003D
@@ -309,6 +310,17 @@ class TestMenpo3D(DataModuleContract):
 
     def make(self, root: Path, **options: Any) -> FaceDataModule:
         return Menpo3D(root=str(root), **options)
+
+
+class TestTable(DataModuleContract):
+    splits = ("train", "val", "test")
+
+    @classmethod
+    def write(cls, root: Path) -> None:
+        write_table(root / "mine", 12, "68", depth=False)
+
+    def make(self, root: Path, **options: Any) -> FaceDataModule:
+        return Table(root=str(root / "mine"), augmentation=MildAugmentation(), **options)
 
 
 class TestImageFolder(DataModuleContract):

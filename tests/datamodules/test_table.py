@@ -198,7 +198,7 @@ def test_missing_double_and_damaged_tables_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"neither annotations\.csv nor"):
         read_annotations(tmp_path, "66")
     (tmp_path / "annotations.npz").write_bytes(b"damaged")
-    with pytest.raises(DataError, match=r"annotations\.npz cannot be read"):
+    with pytest.raises(DataError, match=r"annotations\.npz is not a whole NPZ file"):
         read_annotations(tmp_path, "66")
     (tmp_path / "annotations.csv").write_text("file\n")
     with pytest.raises(DataError, match="has both"):

@@ -130,7 +130,10 @@ def test_a_wrong_option_is_refused(options: dict[str, Any], message: str) -> Non
         small(**options)
 
 
-@pytest.mark.parametrize("options", [{}, {"upsampling": "transposed"}, {"encoder": "resnet10t"}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"upsampling": "transposed"}, {"encoder": "resnet10t", "encoder_args": {"channels": [8, 16, 32, 64]}}],
+)
 def test_loss_falls_on_a_few_faces(model: MorphableModel, options: dict[str, Any]) -> None:
     method = small(**options)
     batch, _ = rendered_faces(model, 4, 64)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lightning_faces.errors import ConfigurationError
-from lightning_faces.metrics import functional
+from lightning_faces.metrics import functional, functional_model
 from tests.metrics import reference
 
 
@@ -114,8 +114,8 @@ def test_per_vertex_error_is_in_millimetres() -> None:
 def test_parameter_error_is_a_norm_and_angles_wrap() -> None:
     preds = torch.tensor([[3.0, 4.0], [-3.1, 0.0]], dtype=torch.float64)
     target = torch.tensor([[0.0, 0.0], [3.1, 0.0]], dtype=torch.float64)
-    assert functional.parameter_error(preds, target).tolist() == [5.0, 6.2]
-    wrapped = functional.parameter_error(preds, target, angles=True)
+    assert functional_model.parameter_error(preds, target).tolist() == [5.0, 6.2]
+    wrapped = functional_model.parameter_error(preds, target, angles=True)
     np.testing.assert_allclose(wrapped.numpy(), [np.hypot(3.0, 4.0 - 2 * np.pi), 2 * np.pi - 6.2], atol=1e-12)
 
 

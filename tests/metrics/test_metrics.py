@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor, multiprocessing
 
-from lightning_faces.batch import FaceBatch
 from lightning_faces.errors import ConfigurationError
 from lightning_faces.metrics import (
     AreaUnderCurve,
@@ -24,8 +23,6 @@ from lightning_faces.metrics import (
     PerSampleMetric,
     PerVertexError,
     functional,
-    landmark_arguments,
-    landmark_metrics,
 )
 from tests.metrics import reference
 
@@ -57,10 +54,8 @@ def arguments() -> dict[str, Tensor]:
         "view": torch.arange(COUNT) % 3,
         "reference": target,
         "pose": pose,
-        "preds_pose": normal(COUNT, 6),
-        "target_pose": pose,
-        "preds_coefficients": normal(COUNT, 12),
-        "target_coefficients": normal(COUNT, 12),
+        "preds_parameters": normal(COUNT, 12),
+        "target_parameters": normal(COUNT, 12),
     }
 
 
@@ -89,8 +84,10 @@ def all_metrics() -> dict[str, PerSampleMetric]:
 def feed(metric: PerSampleMetric, rows: list[int], batch_size: int) -> None:
     values = arguments()
     for start in range(0, len(rows), batch_size):
-        chosen = rows[start : start + batch_size]
-        metric.update(**metric._filter_kwargs(**{name: value[chosen] for name, value in values.items()}))
+        chosen = {name: value[rows[start : start + batch_size]] for name, value in values.items()}
+        if isinstance(metric, ParameterError):
+            chosen.update(preds=chosen["preds_parameters"], target=chosen["target_parameters"])
+        metric.update(**metric._filter_kwargs(**chosen))
 
 
 def whole() -> dict[str, float]:
@@ -103,16 +100,16 @@ def whole() -> dict[str, float]:
 
 def evaluated(rows: list[int]) -> dict[str, Any]:
     """The per-sample table of the evaluation callback for the given samples."""
-    from callbacks.evaluation_record import _Evaluation
     from lightning_faces.batch import collate_faces
+    from lightning_faces.evaluation.scorer import Scorer, shared_model
     from tests.callbacks.test_evaluation_record import SHAPES, Data, Faces, Noisy
 
-    evaluation = _Evaluation(Data().test_dataloader(), 5, icp=True)
+    scorer = Scorer(shared=shared_model(Noisy(), Data()))
     for start in range(0, len(rows), 4):
         batch = collate_faces([Faces()[i] for i in rows[start : start + 4]], SHAPES)
         with torch.no_grad():
-            evaluation.update(Noisy().predict_faces(batch), batch)
-    return evaluation.gather()
+            scorer.update(Noisy().predict_faces(batch), batch)
+    return scorer.gather().table
 
 
 def in_process(rank: int, folder: str) -> None:
@@ -130,6 +127,7 @@ def in_process(rank: int, folder: str) -> None:
     lonely.update(values["preds"], values["target"], values["index"], landmark_mask=torch.full((1, 68), rank == 1))
     results["lonely"] = lonely.compute()
     torch.save(results, Path(folder) / f"{rank}.pt")
+    np.savez(Path(folder) / f"lonely{rank}.npz", **evaluated([0, 1, 2, 3, 4] if rank == 0 else []))
     table = evaluated([*range(0, 22, 2), 1] if rank == 0 else list(range(1, 22, 2)))
     np.savez(Path(folder) / f"{rank}.npz", **table)
     torch.distributed.destroy_process_group()
@@ -144,6 +142,13 @@ def test_two_processes_with_uneven_batches_and_a_repeated_sample_give_the_same(t
     expected["lonely"] = reference.nme(values["preds"][:, :2], values["target"][:, :2])
     for name, value in expected.items():
         assert float(results[0][name]) == pytest.approx(value, abs=1e-12), name
+    # A rank without a single batch takes part, and knows what the other has.
+    lonely = evaluated([0, 1, 2, 3, 4])
+    for rank in (0, 1):
+        with np.load(tmp_path / f"lonely{rank}.npz") as table:
+            assert set(table.files) == set(lonely)
+            assert table["index"].tolist() == [0, 1, 2, 3, 4]
+            np.testing.assert_allclose(table["identity_error"], lonely["identity_error"], rtol=0, atol=1e-12)
     alone = evaluated(list(range(22)))
     for rank in (0, 1):
         with np.load(tmp_path / f"{rank}.npz") as table:
@@ -178,7 +183,7 @@ def test_values_equal_the_numpy_reference() -> None:
     assert results["auc"] == pytest.approx(np.maximum(0, 1 - nme / 0.05).mean(), abs=1e-10)
     assert results["failure"] == pytest.approx((nme > 0.04).mean(), abs=1e-10)
     assert results["identity"] == pytest.approx(
-        np.linalg.norm((values["preds_coefficients"] - values["target_coefficients"])[:, :8], axis=1).mean(), abs=1e-10
+        np.linalg.norm((values["preds_parameters"] - values["target_parameters"])[:, :8], axis=1).mean(), abs=1e-10
     )
     seen = [
         reference.nme(p[m][:, :2], g[m][:, :2]) * reference.box_size(g[m]) / 150.0
@@ -239,42 +244,6 @@ def test_float32_inputs_are_scored_in_float64_and_dense_points_keep_one_number_p
         metric.update(target + 1, target, torch.arange(8) + 8 * batch, reference=landmarks)
     assert sum(t.numel() for name in metric.columns for t in getattr(metric, name)) == 3 * 32
     assert metric.compute().dtype == torch.float64
-
-
-def faces_batch(rows: list[bool]) -> FaceBatch:
-    values = {key: value[: len(rows)] for key, value in arguments().items()}
-    has = {key: torch.ones(len(rows), dtype=torch.bool) for key in ("yaw", "visible", "landmark_mask", "face_size")}
-    has["landmarks"] = torch.tensor(rows)
-    has["yaw"][-1] = False
-    return {
-        **{key: values[key] for key in ("index", "subject", "view", "yaw", "visible", "landmark_mask", "face_size")},
-        "landmarks": values["target"],
-        "has": has,
-    }  # type: ignore[typeddict-item]
-
-
-def test_the_standard_collection_shares_one_state_and_leaves_out_faces_without_landmarks() -> None:
-    metrics = landmark_metrics(yaw_bins=True).clone(prefix="test/")
-    batch = faces_batch([True] * 30 + [False] + [True] * 6)
-    preds = arguments()["preds"]
-    keywords = landmark_arguments(preds, batch)
-    assert keywords["index"].tolist() == [*range(30), *range(31, 37)]
-    assert keywords["yaw"].isnan().nonzero().tolist() == [[35]]
-    for chosen in (slice(0, 20), slice(20, None)):
-        metrics.update(**{key: value[chosen] for key, value in keywords.items()})
-    results = metrics.compute()
-    assert sorted(results) == [
-        "test/gte", "test/nme", "test/nme_0_30", "test/nme_30_60", "test/nme_60_90", "test/nme_mean"
-    ]  # fmt: skip
-    assert len(metrics.compute_groups) == 2
-    bins = [float(results[f"test/nme_{name}"]) for name in ("0_30", "30_60", "60_90")]
-    assert float(results["test/nme_mean"]) == pytest.approx(np.mean(bins), abs=1e-12)
-    single = NormalizedMeanError()
-    single.update(**single._filter_kwargs(**keywords))
-    assert float(results["test/nme"]) == pytest.approx(float(single.compute()), abs=1e-12)
-    metrics.reset()
-    metrics.update(**{key: value[:3] for key, value in keywords.items()})
-    assert metrics["test/nme_mean"].per_sample().index.tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,11 @@ import scipy.sparse
 import torch
 from scipy.spatial.transform import Rotation
 
+from lightning_faces.commands import build_model
+from lightning_faces.commands import import_model as import_command
 from lightning_faces.errors import ConfigurationError, DataError
 from lightning_faces.geometry import apply_similarity, similarity_transform
 from lightning_faces.morphable import MorphableModel
-from lightning_faces.morphable.commands import main_build, main_import
 from lightning_faces.morphable.formats import arkit_name, build_from_meshes, import_model
 from lightning_faces.morphable.meshes import read_mesh
 from lightning_faces.morphable.surface import triangle_areas
@@ -259,7 +260,7 @@ def write_npz(path: Path, truth: fakes.Truth, **changes: np.ndarray) -> Path:
 def test_flame_has_its_expressions_behind_300_identities(
     tmp_path: Path, truth: fakes.Truth, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
-    monkeypatch.setattr("lightning_faces.morphable.formats.complete", lambda parts, report: parts)
+    monkeypatch.setattr("lightning_faces.morphable.formats.checks.complete", lambda parts, report: parts)
     modes = np.zeros((len(truth.mean), 3, count))
     modes[0, 0] = np.arange(count) + 1.0
     parts = import_model("flame", write_npz(tmp_path / "flame.npz", truth, shapedirs=modes))
@@ -333,8 +334,8 @@ def test_derived_uv_is_injective(tmp_path: Path, truth: fakes.Truth) -> None:
 @pytest.mark.parametrize(
     ("format", "name", "content", "message"),
     [
-        ("bfm2009", "01_MorphableModel.mat", b"junk", "not a MATLAB file"),
-        ("face3d", "BFM.mat", b"", "not a MATLAB file"),
+        ("bfm2009", "01_MorphableModel.mat", b"junk", "is not a whole MATLAB file"),
+        ("face3d", "BFM.mat", b"", "is not a whole MATLAB file"),
         ("sfm", "sfm_shape_3448.bin", b"\x01\x00\x00\x00\xff", "ends too early"),
         ("sfm", "sfm_shape_3448.bin", b"\x07\x00\x00\x00", "version 7"),
         ("flame", "generic_model.pkl", b"\x80\x02]q\x00.", "no array 'v_template'"),
@@ -357,8 +358,8 @@ def test_broken_files_are_named(tmp_path: Path, format: str, name: str, content:
     ("changes", "message"),
     [
         ({"shapeMU": np.ones((7, 1))}, "shapeMU holds 7 numbers, which is no list of points"),
-        ({"shapeMU": np.full((6, 1), "a")}, "shapeMU is not an array of numbers"),
-        ({"shapeMU": scipy.sparse.eye(6)}, "shapeMU is not an array of numbers"),
+        ({"shapeMU": np.full((6, 1), "a")}, "shapeMU is text, not numeric"),
+        ({"shapeMU": scipy.sparse.eye(6)}, "shapeMU is a sparse matrix, not numeric"),
         ({"shapePC": np.ones((6, 2, 2))}, "shapePC are (6, 2, 2) numbers, for 2 vertices (6, K)"),
         ({"shapePC": np.ones((9, 2))}, "shapePC are (9, 2) numbers, for 2 vertices (6, K)"),
         ({"shapeEV": np.ones((3, 1))}, "holds 3 numbers for 2 modes"),
@@ -489,7 +490,7 @@ def test_model_from_meshes_reproduces_them(tmp_path: Path, truth: fakes.Truth) -
 
 def test_rounding_is_no_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two of the meshes of a folder are copies: two modes are all that there is, and one of expressions."""
-    monkeypatch.setattr("lightning_faces.morphable.formats.complete", lambda parts, report: parts)
+    monkeypatch.setattr("lightning_faces.morphable.formats.checks.complete", lambda parts, report: parts)
     generator = np.random.default_rng(0)
     faces = np.array([[0, 1, 2], [3, 4, 5]])
     shapes = generator.normal(size=(3, 6, 3)) * 50.0
@@ -545,14 +546,14 @@ def test_commands_write_a_model_or_nothing(
     out = tmp_path / "out" / "model.npz"
     out.parent.mkdir()
     fakes.write_face3d(tmp_path / "BFM.mat", truth)
-    assert main_import(["face3d", str(tmp_path), "--out", str(out)]) == 0
+    import_command.main(["face3d", str(tmp_path), "--out", str(out)])
     model = MorphableModel.load(out)
     printed = capsys.readouterr().out
     assert model.hash in printed
     assert "Landmarks 'bfm': 68 of 68 from the file" in printed
     broken = tmp_path / "out" / "broken.npz"
     with pytest.raises(DataError):
-        main_build([str(tmp_path), "--out", str(broken)])
+        build_model.main([str(tmp_path), "--out", str(broken)])
     assert sorted(p.name for p in out.parent.iterdir()) == ["model.npz"]
 
 

@@ -81,17 +81,20 @@ def test_position_map_gives_back_vertices_and_landmarks(embedded: MorphableModel
     pose = pose * torch.tensor([256 / SIZE, 1, 1, 1, 256 / SIZE, 256 / SIZE])
     vertices = weak_perspective(shapes, pose)
     position = maps.position_map(vertices)
-    known, uv = maps.vertex_uv()
+    known, uv = embedded.faces[embedded.uv_face_ids].reshape(-1), embedded.uv[embedded.uv_faces.reshape(-1)]
     which = torch.arange(3).repeat_interleave(known.numel())
     read = sample_images(position, uv.repeat(3, 1), which).reshape(3, -1, 3)
     error = (read - vertices[:, known])[..., :2].norm(dim=-1)
     assert error.mean() < 0.2
     assert (error < 0.5).float().mean() > 0.95
-    landmarks = embedded.landmarks(vertices)
-    read = sample_images(position, maps.landmark_uv().repeat(3, 1), torch.arange(3).repeat_interleave(68)).reshape(
-        3, 68, 3
-    )
-    error = (read - landmarks)[..., :2].norm(dim=-1)
+    triangle, weights = embedded.landmark_embeddings["bfm"]
+    on_map = torch.nonzero(torch.isin(triangle, embedded.uv_face_ids)).squeeze(1)
+    assert len(on_map) > 60
+    place = {face: row for row, face in enumerate(embedded.uv_face_ids.tolist())}
+    corners = embedded.uv[embedded.uv_faces[[place[face] for face in triangle[on_map].tolist()]]]
+    uv, which = (corners * weights[on_map, :, None]).sum(1), torch.arange(3).repeat_interleave(len(on_map))
+    read = sample_images(position, uv.repeat(3, 1), which).reshape(3, -1, 3)
+    error = (read - embedded.landmarks(vertices)[:, on_map])[..., :2].norm(dim=-1)
     assert error.max() < 0.5
 
 
@@ -137,42 +140,15 @@ def test_gradients_of_targets_are_finite_differences(
         assert (analytic - numeric).norm() < 1e-4 * numeric.norm(), (key, analytic, numeric)
 
 
-def test_weight_mask_is_16_4_3_0_and_the_neck_really_0(embedded: MorphableModel, maps: FaceMaps) -> None:
-    weights = maps.weight_mask()
-    assert weights.shape == (1, 128, 128)
-    assert weights.unique().tolist() == [0.0, 3.0, 4.0, 16.0]
-    assert 60 <= int((weights == 16).sum()) <= 68
-    vertices, uv = maps.vertex_uv()
-    texel = (uv * 128 - 0.5).round().long().clamp(0, 127)
-    at_vertex = weights[0][texel[:, 1], texel[:, 0]]
-    neck = embedded.region_masks["neck"][vertices]
-    nose = embedded.region_masks["nose"][vertices]
-    assert (at_vertex[neck] == 0).float().mean() > 0.9
-    assert (at_vertex[nose] >= 4).float().mean() > 0.95
-    assert weights[maps.uv_mask() == 0].max() <= 16.0
-
-
-def test_shading_and_mask_under_a_frontal_light(sphere_model: MorphableModel) -> None:
-    maps = FaceMaps(sphere_model, SIZE, 16)
-    vertices = weak_perspective(sphere_model.mean[None], torch.tensor([[0.5, 0.0, 0.0, 0.0, 47.3, 47.6]]))
-    shading, mask = maps.shading(maps.face_region(vertices), maps.view_normals(vertices))
-    y, x = torch.meshgrid(torch.arange(float(SIZE)), torch.arange(float(SIZE)), indexing="ij")
-    square = ((x - 47.3) ** 2 + (y - 47.6) ** 2) / 40.0**2
-    assert (shading[0, 0] - (1 - square).clamp_min(0).sqrt())[square < 0.8].abs().max() < 0.01
-    assert mask.unique().tolist() == [0.0, 1.0]
-    assert torch.equal(mask[0, 0] > 0, shading[0, 0] > 0)
-
-
-def test_depth_and_normals_of_a_sphere(sphere_model: MorphableModel) -> None:
+def test_normals_of_a_sphere(sphere_model: MorphableModel) -> None:
     maps = FaceMaps(sphere_model, SIZE, 16)
     vertices = weak_perspective(sphere_model.mean[None], torch.tensor([[0.5, 0.4, 0.1, 0.0, 47.3, 47.6]]))
     raster = maps.face_region(vertices)
-    depth, normals = maps.depth(raster, vertices)[0, 0], maps.normal_map(raster, maps.view_normals(vertices))[0]
+    normals = maps.normal_map(raster, maps.view_normals(vertices))[0]
     y, x = torch.meshgrid(torch.arange(float(SIZE)), torch.arange(float(SIZE)), indexing="ij")
     u, v = (x - 47.3) / 40.0, -(y - 47.6) / 40.0
     inside = u * u + v * v < 0.8
     z = (1 - u * u - v * v).clamp_min(0).sqrt()
-    assert (depth - 40.0 * z)[inside].abs().max() < 0.2
     assert (normals - torch.stack((u, v, z)))[:, inside].abs().max() < 0.02
 
 
@@ -233,9 +209,6 @@ def test_a_model_without_landmarks_is_refused_by_name(embedded: MorphableModel) 
     )  # fmt: skip
     maps = FaceMaps(model, 32, 16)
     assert maps.position_map(model.mean[None]).shape == (1, 3, 16, 16)
-    for call in (maps.weight_mask, maps.landmark_uv, maps.landmark_texels):
-        with pytest.raises(ConfigurationError, match="'bare' has no landmarks 'bfm'"):
-            call()
     with pytest.raises(ConfigurationError, match="'bare' has no landmarks 'bfm'"):
         maps.visible_by_normal(model.mean[None])
 
@@ -247,14 +220,9 @@ def test_double_precision_gives_the_numbers_of_single(embedded: MorphableModel, 
     def everything(maps: FaceMaps, shapes: Tensor, vertices: Tensor) -> dict[str, Tensor]:
         raster = maps.face_region(vertices)
         pncc, offsets, mask = maps.pncc(raster, shapes)
-        normals = maps.view_normals(vertices)
-        return {
-            "pncc": pncc, "offsets": offsets, "mask": mask, "depth": maps.depth(raster, vertices),
-            "normals": maps.normal_map(raster, normals), "shading": maps.shading(raster, normals)[0],
-            "position": maps.position_map(vertices), "uv_mask": maps.uv_mask(), "landmark_uv": maps.landmark_uv(),
-            # Points in the plane of symmetry fall between the two middle texels.
-            "weights": torch.cat((maps.weight_mask()[..., :63], maps.weight_mask()[..., 65:]), dim=-1),
-        }  # fmt: skip
+        normals = maps.normal_map(raster, maps.view_normals(vertices))
+        position = maps.position_map(vertices)
+        return {"pncc": pncc, "offsets": offsets, "mask": mask, "normals": normals, "position": position}
 
     ours = everything(maps, shapes, vertices)
     double = everything(precise, shapes.double(), vertices.double())

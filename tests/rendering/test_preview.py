@@ -12,6 +12,7 @@ import yaml
 from PIL import Image
 
 from datamodules.synthetic import SyntheticFaces
+from lightning_faces.commands.preview import main
 from lightning_faces.errors import ConfigurationError, DataError
 from lightning_faces.morphable import MorphableModel
 from lightning_faces.rendering import FaceSynthesizer, SynthesisOptions
@@ -22,7 +23,6 @@ from lightning_faces.rendering.preview import (
     PreviewOptions,
     contact_sheet,
     draw_points,
-    main_preview,
     read_config,
 )
 
@@ -49,7 +49,7 @@ def test_every_shipped_configuration_is_drawn_or_refused_in_a_sentence(path: Pat
     if data is None or data["class_path"] != "SyntheticFaces":
         said = "names no data" if data is None else f"is {data['class_path']}, but preview draws SyntheticFaces"
         with pytest.raises(ConfigurationError, match=f"{path.name} {said}"):
-            main_preview(args)
+            main(args)
         assert not out.exists()
         return
     given = {key: value for key, value in data["init_args"].items() if key not in ("augmentation", "cache_dir")}
@@ -57,7 +57,7 @@ def test_every_shipped_configuration_is_drawn_or_refused_in_a_sentence(path: Pat
     config = read_config([str(path)])
     assert (config.size, config.synthesis) == (module.canvas_size, module.synthesis)
     assert config.face_model == module.model.name == "embedded"
-    assert main_preview(args) == 0
+    main(args)
     assert sheet_of(out).shape == (2 * module.canvas_size, 4 * module.canvas_size, 3)
 
 
@@ -87,7 +87,7 @@ def test_the_faces_are_those_that_training_sees(tmp_path: Path) -> None:
     data = {"class_path": "datamodules.SyntheticFaces", "init_args": {**init_args, "synthesis": {"hair": False}}}
     config, out = tmp_path / "config.yaml", tmp_path / "sheet.PNG"
     config.write_text(yaml.safe_dump({"seed_everything": 3, "data": data, "model": {"class_path": "PRNet"}}))
-    assert main_preview(["--config", str(config), "--count", "2", "--seed", "5", "--out", str(out)]) == 0
+    main(["--config", str(config), "--count", "2", "--seed", "5", "--out", str(out)])
     module = SyntheticFaces(**init_args, synthesis=SynthesisOptions(hair=False))
     module.setup("fit")
     expected = module.datasets["train"].render([5, 6])["image"]
@@ -101,8 +101,8 @@ def test_size_and_face_model_of_the_command_line_come_first(tmp_path: Path) -> N
     config.write_text("data: {class_path: SyntheticFaces, init_args: {face_model: nowhere.npz}}")
     args = ["--config", str(config), "--count", "1", "--size", "32", "--out", str(out)]
     with pytest.raises(DataError, match=r"nowhere\.npz"):
-        main_preview(args)
-    assert main_preview([*args, "--face-model", "embedded"]) == 0
+        main(args)
+    main([*args, "--face-model", "embedded"])
     assert sheet_of(out).shape == (64, 2 * 64, 3)
 
 
@@ -125,7 +125,7 @@ def test_a_later_configuration_goes_over_an_earlier_one(tmp_path: Path) -> None:
 def test_marks_are_where_the_landmarks_are(synthesizer: FaceSynthesizer, tmp_path: Path) -> None:
     """Green where a point is seen, red where it is hidden, within a pixel; the points mirrored would be elsewhere."""
     size, out = synthesizer.image_size, tmp_path / "sheet.png"
-    assert main_preview(["--count", "3", "--size", str(size), "--seed", "20", "--out", str(out)]) == 0
+    main(["--count", "3", "--size", str(size), "--seed", "20", "--out", str(out)])
     tiles = tiles_of(sheet_of(out), 2 * size)
     with torch.no_grad():
         rendered = synthesizer.render(synthesizer.sample([20, 21, 22]))
@@ -162,18 +162,19 @@ def test_maps_stand_beside_each_face(
     synthesizer: FaceSynthesizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "folder" / "sheet.png"
-    assert main_preview(["--count", "2", "--size", "48", "--maps", "--out", str(out)]) == 0
+    main(["--count", "2", "--size", "48", "--maps", "--out", str(out)])
     assert "2 faces of 48 pixels" in capsys.readouterr().out
     sheet = sheet_of(out)
-    assert sheet.shape == (2 * 96, 9 * 96, 3)
+    assert sheet.shape == (2 * 96, 7 * 96, 3)
     with torch.no_grad():
-        rendered = synthesizer.render(synthesizer.sample([0, 1]), ("face_mask", "shading"))
+        rendered = synthesizer.render(synthesizer.sample([0, 1]), ("face_mask", "normals"))
     tiles = tiles_of(sheet, 96)
     for index in range(2):
-        for name in ("face_mask", "shading"):
-            shown = tiles[9 * index + 2 + MAPS.index(name)][::2, ::2]
-            expected = (rendered[name][index, 0] * 255).round().numpy()
-            assert np.array_equal(shown, np.repeat(expected[..., None], 3, -1)), name
+        for name in ("face_mask", "normals"):
+            shown = tiles[7 * index + 2 + MAPS.index(name)][::2, ::2]
+            values = rendered[name][index].expand(3, -1, -1) * (0.5 if name == "normals" else 1.0)
+            expected = ((values + 0.5 if name == "normals" else values) * 255).round().permute(1, 2, 0).numpy()
+            assert np.array_equal(shown, expected), name
 
 
 def test_tiles_go_row_by_row() -> None:
@@ -202,7 +203,7 @@ def test_wrong_configurations_are_one_sentence(text: str, message: str, tmp_path
     config = tmp_path / "config.yaml"
     config.write_text(text)
     with pytest.raises(ConfigurationError, match=message) as caught:
-        main_preview(["--config", str(config), "--out", str(tmp_path / "sheet.png")])
+        main(["--config", str(config), "--out", str(tmp_path / "sheet.png")])
     assert "\n" not in str(caught.value)
 
 
@@ -224,5 +225,5 @@ def test_wrong_arguments_are_refused_before_any_work(
     Path("folder.png").mkdir()
     monkeypatch.setattr(FaceSynthesizer, "sample", lambda *_: pytest.fail("a face was drawn"))
     with pytest.raises(ConfigurationError, match=message):
-        main_preview(args)
+        main(args)
     assert [path.name for path in tmp_path.iterdir()] == ["folder.png"]

@@ -16,7 +16,7 @@ from pytorch3d.transforms import random_rotations
 from pytorch3d.utils import ico_sphere
 from torch import Tensor
 
-from lightning_faces.rendering import FaceRasterizer
+from lightning_faces.rendering.rasterizer import FaceRasterizer
 
 
 def rough_sphere(seed: int, level: int = 3) -> tuple[Tensor, Tensor]:

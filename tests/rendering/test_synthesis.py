@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,8 @@ from PIL import Image
 from lightning_faces.errors import ConfigurationError, DataError
 from lightning_faces.geometry import box_of_points, euler_to_matrix, weak_perspective
 from lightning_faces.morphable import MorphableModel
-from lightning_faces.rendering import FaceSynthesizer, SynthesisOptions, rasterize_image
+from lightning_faces.rendering import FaceSynthesizer, Scene, SynthesisOptions, rasterize_image
+from lightning_faces.rendering.geometry_view import geometry_view, steady_vertices
 from lightning_faces.rendering.maps import FaceMaps
 from lightning_faces.rendering.renderer import sample_images
 from lightning_faces.rendering.synthesis import EXTRA_TARGETS, PLAIN_TARGETS
@@ -42,10 +43,11 @@ def test_seeds_that_share_their_low_bits_are_different_faces(synthesizer: FaceSy
 
 def test_views_of_a_subject_share_who_it_is(synthesizer: FaceSynthesizer) -> None:
     scene = synthesizer.sample([1, 2, 3], subject=[77, 77, 78])
-    for value in (scene.identity, scene.look["skin"], scene.look["hairline"], scene.look["cloth"]):
+    for value in (scene.identity, *scene.person.tensors()):
         assert torch.equal(value[0], value[1])
+    for value in (scene.identity, scene.person.skin.colour, scene.person.hair.line, scene.person.clothes.colour):
         assert not torch.equal(value[0], value[2])
-    assert not torch.equal(scene.look["angles"][0], scene.look["angles"][1])
+    assert not torch.equal(scene.view.angles[0], scene.view.angles[1])
     # The views of a subject show one moment.
     assert torch.equal(scene.expression[0], scene.expression[1])
     assert not torch.equal(scene.expression[0], scene.expression[2])
@@ -58,8 +60,7 @@ def test_targets_have_the_contracts_shapes_and_ranges(synthesizer: FaceSynthesiz
     shapes = {
         "image": (3, SIZE, SIZE), "landmarks": (68, 3), "visible": (68,), "pose": (6,), "coefficients": (count,),
         "vertices": (vertices, 3), "pncc": (3, SIZE, SIZE), "offsets": (3, SIZE, SIZE), "face_mask": (1, SIZE, SIZE),
-        "depth": (1, SIZE, SIZE), "normals": (3, SIZE, SIZE), "position_map": (3, 32, 32),
-        "shading": (1, SIZE, SIZE), "geometry_mask": (1, SIZE, SIZE), "previous_coefficients": (count,),
+        "normals": (3, SIZE, SIZE), "position_map": (3, 32, 32),
     }  # fmt: skip
     for key, shape in shapes.items():
         assert tuple(rendered[key].shape) == (4, *shape), key
@@ -67,14 +68,13 @@ def test_targets_have_the_contracts_shapes_and_ranges(synthesizer: FaceSynthesiz
     assert rendered["image"].min() >= 0.0
     assert rendered["image"].max() <= 1.0
     assert rendered["image"].flatten(1).std(1).min() > 0.02
-    for key in ("face_mask", "geometry_mask"):
-        assert set(rendered[key].unique().tolist()) == {0.0, 1.0}
+    assert set(rendered["face_mask"].unique().tolist()) == {0.0, 1.0}
 
 
 def test_without_perspective_everything_follows_the_pose(embedded: MorphableModel) -> None:
     synthesizer = FaceSynthesizer(embedded, SIZE, SynthesisOptions(perspective=0.0))
     rendered = synthesizer.render(synthesizer.sample(range(6)), ("pncc", "offsets", "face_mask"))
-    shapes = synthesizer.shapes(rendered["coefficients"])
+    shapes = steady_vertices(embedded, rendered["coefficients"])
     assert torch.allclose(weak_perspective(shapes, rendered["pose"]), rendered["vertices"], atol=2e-3)
     assert torch.allclose(embedded.landmarks(rendered["vertices"]), rendered["landmarks"], atol=1e-4)
     box = box_of_points(rendered["landmarks"])
@@ -83,33 +83,27 @@ def test_without_perspective_everything_follows_the_pose(embedded: MorphableMode
 
 
 def test_targets_are_those_of_their_own_geometry(embedded: MorphableModel) -> None:
-    """Each computed once more from coefficients and pose; shading and its mask from Richardson's alpha_t (6.2)."""
+    """Each computed once more from coefficients and pose."""
     synthesizer = FaceSynthesizer(embedded, SIZE, SynthesisOptions(perspective=0.0), position_map_size=32)
     rendered = synthesizer.render(synthesizer.sample(range(30, 34)), tuple(EXTRA_TARGETS))
     maps = FaceMaps(embedded, SIZE, position_map_size=32)
-
-    def geometry(key: str) -> tuple[torch.Tensor, torch.Tensor]:
-        identity, expression = rendered[key].split([embedded.num_identity, embedded.num_expression], dim=1)
-        shapes = embedded.vertices(identity, expression)
-        return shapes, weak_perspective(shapes, rendered["pose"])
-
-    def shading(vertices: torch.Tensor) -> dict[str, torch.Tensor]:
-        values = maps.shading(maps.face_region(vertices), maps.view_normals(vertices))
-        return dict(zip(("shading", "geometry_mask"), values))
-
-    (shapes, vertices), (_, previous) = geometry("coefficients"), geometry("previous_coefficients")
+    identity, expression = rendered["coefficients"].split([embedded.num_identity, embedded.num_expression], dim=1)
+    shapes = embedded.vertices(identity, expression)
+    vertices = weak_perspective(shapes, rendered["pose"])
     raster = maps.face_region(vertices)
     expected = dict(zip(("pncc", "offsets", "face_mask"), maps.pncc(raster, shapes)))
-    expected |= {"depth": maps.depth(raster, vertices), "position_map": maps.position_map(vertices)}
-    expected |= {"normals": maps.normal_map(raster, maps.view_normals(vertices)), **shading(previous)}
-    assert set(expected) == EXTRA_TARGETS - {"previous_coefficients"}
+    expected |= {"position_map": maps.position_map(vertices)}
+    expected |= {"normals": maps.normal_map(raster, maps.view_normals(vertices))}
+    assert set(expected) == EXTRA_TARGETS
     for key, value in expected.items():
         difference = (rendered[key] - value).abs()
         # A pixel of the outline may fall to the other side.
         assert (difference > 1e-2 * value.abs().max()).float().mean() < 1e-3, key
-    for key, value in shading(vertices).items():
-        assert (rendered[key] - value).abs().mean() > 0.01, key
-    known, uv = maps.vertex_uv()
+    # A network is shown the same face.
+    mask, shading = geometry_view(embedded, rendered["coefficients"], rendered["pose"], SIZE)
+    assert (mask - rendered["face_mask"]).abs().mean() < 1e-3
+    assert (shading - rendered["normals"][:, 2:].clamp_min(0.0)).abs().mean() < 1e-3
+    known, uv = embedded.faces[embedded.uv_face_ids].reshape(-1), embedded.uv[embedded.uv_faces.reshape(-1)]
     read = sample_images(rendered["position_map"], uv.repeat(4, 1), torch.arange(4).repeat_interleave(len(known)))
     assert (read.reshape(4, -1, 3) - rendered["vertices"][:, known]).norm(dim=-1).mean() < 1.0  # pixels
 
@@ -138,8 +132,12 @@ def test_perspective_makes_the_nose_larger_and_moves_landmarks_with_the_vertices
         embedded, SIZE, SynthesisOptions(perspective=1.0, yaw_range=0.0, pitch_std=0.0, roll_std=0.0)
     )
     scene = synthesizer.sample(range(4))
-    near = synthesizer.render(replace(scene, look={**scene.look, "distance": torch.full((4, 1), 400.0)}))
-    far = synthesizer.render(replace(scene, look={**scene.look, "distance": torch.full((4, 1), 1e6)}))
+
+    def seen_from(distance: float) -> Scene:
+        return replace(scene, view=replace(scene.view, distance=torch.full((4, 1), distance)))
+
+    near = synthesizer.render(seen_from(400.0))
+    far = synthesizer.render(seen_from(1e6))
     assert torch.allclose(embedded.landmarks(near["vertices"]), near["landmarks"], atol=1e-4)
 
     def nose_over_jaw(landmarks: torch.Tensor) -> torch.Tensor:
@@ -154,8 +152,8 @@ def test_the_head_in_the_picture_is_where_the_landmarks_are(embedded: MorphableM
     options = SynthesisOptions(hair=False, backgrounds=False, occluders=False, degradation=False, glasses=0.0, dark=0.0)
     synthesizer = FaceSynthesizer(embedded, SIZE, options)
     scene = synthesizer.sample(range(20, 28))
-    look = {**scene.look, "bg_first": torch.zeros(8, 3), "bg_second": torch.zeros(8, 3)}
-    rendered = synthesizer.render(replace(scene, look=look))
+    black = replace(scene.background, first=torch.zeros(8, 3), second=torch.zeros(8, 3))
+    rendered = synthesizer.render(replace(scene, background=black))
     bright = rendered["image"].amax(1) > 0.03
     x, y = (rendered["landmarks"][..., k].round().long().clamp(0, SIZE - 1) for k in (0, 1))
     on_face = torch.stack([bright[i, y[i], x[i]] for i in range(8)])
@@ -166,72 +164,81 @@ def test_the_head_in_the_picture_is_where_the_landmarks_are(embedded: MorphableM
 
 def test_yaw_thirds_and_the_range_of_poses(synthesizer: FaceSynthesizer) -> None:
     seeds = [(5 << 40) + i for i in range(300)]
-    yaw = synthesizer.sample(seeds, yaw_thirds=True).look["angles"][:, 1].rad2deg().abs()
+    yaw = synthesizer.sample(seeds, yaw_thirds=True).view.angles[:, 1].rad2deg().abs()
     counts = [int(((yaw >= low) & (yaw < low + 30)).sum()) for low in (0, 30, 60)]
     assert counts == [100, 100, 100]
-    yaw = synthesizer.sample(seeds).look["angles"][:, 1].rad2deg()
+    yaw = synthesizer.sample(seeds).view.angles[:, 1].rad2deg()
     assert yaw.abs().max() <= 92.0
     assert 40 < yaw.std() < 60
     assert (yaw > 0).float().mean().item() == pytest.approx(0.5, abs=0.1)
 
 
-def test_previous_coefficients_lie_between_a_random_face_and_the_true_one(synthesizer: FaceSynthesizer) -> None:
-    """Richardson 6.2: uniform along the line, so on average half way; often close to the truth."""
-    scene = synthesizer.sample(range(400))
-    true = torch.cat((scene.identity, scene.expression), dim=1)
-    ratio = (scene.previous - true)[:, :20].norm(dim=1) / true[:, :20].norm(dim=1)
-    assert 0.5 < ratio.mean() < 1.0
-    assert (ratio < 0.2).float().mean() > 0.05
-
-
 def test_each_option_removes_its_element(synthesizer: FaceSynthesizer) -> None:
     seeds = range(100, 106)
-    full = synthesizer.sample(seeds).look
+    full = synthesizer.sample(seeds)
 
-    def look(**options: object) -> dict[str, torch.Tensor]:
+    def scene(**options: object) -> Scene:
         other = copy.copy(synthesizer)
         other.options = SynthesisOptions(**options)
-        return other.sample(seeds).look
+        return other.sample(seeds)
 
-    bald = look(hair=False)
-    assert bool((bald["hairline"] > 300).all())
-    assert bald["hair_long"].sum() == 0
-    plain = look(face_drawing=False)
-    assert plain["brow_strength"].sum() == plain["lashes"].sum() == plain["beard"].sum() == 0
-    assert look(lights=False)["light_colours"][:, 3:].sum() == 0
-    assert look(backgrounds=False)["bg_noise"].abs().sum() == 0
-    assert look(occluders=False)["occluders"][:, 7].sum() == 0
-    assert look(degradation=False)["jpeg"].sum() == 0
-    assert look(glasses=0.0)["glasses"].sum() == 0
-    assert look(grey=1.0)["saturation"].sum() == 0
+    bald = scene(hair=False)
+    assert bool((bald.person.hair.line > 300).all())
+    assert bald.person.hair.long.sum() == 0
+    plain = scene(face_drawing=False)
+    person = plain.person
+    assert person.brows.strength.sum() == person.lids.lashes.sum() == person.beard.beard.sum() == 0
+    assert scene(lights=False).light.colours[:, 3:].sum() == 0
+    assert scene(backgrounds=False).background.noise.abs().sum() == 0
+    assert scene(occluders=False).occlusion.shapes[:, 7].sum() == 0
+    assert scene(degradation=False).exposure.jpeg.sum() == 0
+    assert scene(glasses=0.0).person.glasses.worn.sum() == 0
+    assert scene(grey=1.0).exposure.saturation.sum() == 0
     # Parts of the degradation, one by one: the softness of the pixels themselves stays.
-    assert bool((full["blur"] > 0.0).all())
-    assert torch.equal(look(blur=0.0)["blur"], torch.full((6, 2), 0.45))
-    soft = full["blur"] > 0.45
-    assert torch.allclose(look(blur=3.0)["blur"][soft], 3.0 * full["blur"][soft], atol=1e-6)
-    for key in ("noise_luma", "noise_chroma"):
-        assert bool((full[key] > 0.0).all())
-        assert look(noise=0.0)[key].sum() == 0
-        assert torch.allclose(look(noise=2.0)[key], 2.0 * full[key], atol=1e-6)
-    assert bool((full["jpeg"] > 0.0).any())
-    assert look(jpeg=0.0)["jpeg"].sum() == 0
-    assert bool((look(jpeg=1.0)["jpeg"] > 0.0).all())
-    for part, drawn in (("blur", {"blur"}), ("noise", {"noise_luma", "noise_chroma"}), ("jpeg", {"jpeg"})):
-        without = look(**{part: 0.0})
-        assert {key for key in full if not torch.equal(full[key], without[key])} <= drawn, part
-    for key in ("angles", "skin"):  # nothing else is drawn differently
-        assert torch.equal(bald[key], full[key])
-        assert torch.equal(plain[key], full[key])
+    blur = full.exposure.blur
+    assert bool((blur > 0.0).all())
+    assert torch.equal(scene(blur=0.0).exposure.blur, torch.full((6, 2), 0.45))
+    assert torch.allclose(scene(blur=3.0).exposure.blur[blur > 0.45], 3.0 * blur[blur > 0.45], atol=1e-6)
+    for key in ("luma_noise", "chroma_noise"):
+        strength = getattr(full.exposure, key)
+        assert bool((strength > 0.0).all())
+        assert getattr(scene(noise=0.0).exposure, key).sum() == 0
+        assert torch.allclose(getattr(scene(noise=2.0).exposure, key), 2.0 * strength, atol=1e-6)
+    assert bool((full.exposure.jpeg > 0.0).any())
+    assert scene(jpeg=0.0).exposure.jpeg.sum() == 0
+    assert bool((scene(jpeg=1.0).exposure.jpeg > 0.0).all())
+    for part, drawn in (("blur", {"blur"}), ("noise", {"luma_noise", "chroma_noise"}), ("jpeg", {"jpeg"})):
+        exposure = scene(**{part: 0.0}).exposure
+        kept = {
+            f.name for f in fields(exposure) if torch.equal(getattr(full.exposure, f.name), getattr(exposure, f.name))
+        }
+        assert {f.name for f in fields(exposure)} - kept <= drawn, part
+    for other in (bald, plain):  # nothing else is drawn differently
+        assert torch.equal(other.view.angles, full.view.angles)
+        assert torch.equal(other.person.skin.colour, full.person.skin.colour)
+
+
+def test_a_scene_goes_through_one_tensor(synthesizer: FaceSynthesizer) -> None:
+    scene = synthesizer.sample([4, 9, 12])
+    packed = scene.pack()
+    for before, after in zip(scene.tensors(), synthesizer.unpack(packed).tensors(), strict=True):
+        assert torch.equal(before, after)
+    taken = synthesizer.unpack(packed[[2, 0]])
+    assert torch.equal(taken.view.rotation, scene.view.rotation[[2, 0]])
+    assert torch.equal(scene.take(torch.tensor([2, 0])).pack(), packed[[2, 0]])
 
 
 def test_photographs_as_backgrounds(embedded: MorphableModel, tmp_path: Path) -> None:
     Image.fromarray(np.full((40, 60, 3), (10, 200, 30), np.uint8)).save(tmp_path / "green.png")
     synthesizer = FaceSynthesizer(embedded, SIZE, SynthesisOptions(background_folder=str(tmp_path), degradation=False))
     scene = synthesizer.sample(range(3))
-    look = {**scene.look, "bg_photo": torch.ones(3, 1), "occluders": torch.zeros_like(scene.look["occluders"])}
-    look["cut"] = torch.tensor([[-9.0, 9.0, 9.0, 0.0]]).expand(3, 4)
-    look["lines"] = torch.zeros_like(look["lines"])
-    corner = synthesizer.render(replace(scene, look=look))["image"][:, :, 0, 0]
+    nothing = scene.occlusion.map(torch.zeros_like)
+    scene = replace(
+        scene,
+        background=replace(scene.background, photograph=torch.ones(3, 1)),
+        occlusion=replace(nothing, cut=torch.tensor([[-9.0, 9.0, 9.0, 0.0]]).expand(3, 4)),
+    )
+    corner = synthesizer.render(scene)["image"][:, :, 0, 0]
     green = torch.tensor([10.0, 200.0, 30.0]) / 255
     assert ((corner - green).abs().amax(1) < 0.03).sum() >= 2
 
@@ -244,7 +251,7 @@ def test_a_background_folder_without_images_is_named(embedded: MorphableModel, t
 
 def test_a_model_without_names_uv_and_regions_can_be_drawn(sphere_model: MorphableModel) -> None:
     synthesizer = FaceSynthesizer(sphere_model, 32)
-    rendered = synthesizer.render(synthesizer.sample(range(2)), ("pncc", "offsets", "face_mask", "shading"))
+    rendered = synthesizer.render(synthesizer.sample(range(2)), ("pncc", "offsets", "face_mask", "normals"))
     assert bool(rendered["image"].isfinite().all())
     assert rendered["face_mask"].mean() > 0.1
 
@@ -317,15 +324,15 @@ def test_paired_names_of_what_others_have_once_move_on_both_sides(embedded: Morp
 
 
 def test_rotation_of_the_scene_is_that_of_the_pose(synthesizer: FaceSynthesizer) -> None:
-    look = synthesizer.sample(range(5)).look
-    assert torch.allclose(look["rotation"], euler_to_matrix(look["angles"]), atol=1e-6)
+    view = synthesizer.sample(range(5)).view
+    assert torch.allclose(view.rotation, euler_to_matrix(view.angles), atol=1e-6)
 
 
 def test_whole_batches_as_on_cuda_give_the_same_pictures(synthesizer: FaceSynthesizer) -> None:
     """The path that a device takes, all images at once, run on the CPU: equal up to rounding."""
     scene = synthesizer.sample(range(40, 48))
     alone = synthesizer.render(scene, tuple(EXTRA_TARGETS))
-    together = synthesizer._draw(synthesizer._geometry(scene, EXTRA_TARGETS), EXTRA_TARGETS)
+    together = synthesizer._draw(synthesizer._geometry(scene), EXTRA_TARGETS)
     for key, value in together.items():
         difference = (value.float() - alone[key].float()).abs()
         assert difference.mean() < 1e-3, key

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightning_faces.errors import ConfigurationError
 from lightning_faces.geometry import Camera, matrix_to_euler, similarity_transform
-from lightning_faces.morphable.fit.checks import FLAT, Verdict, spread, usable, weighted_mean
+from lightning_faces.morphable.fit.checks import FLAT, Verdict, as_points, spread, usable, weighted_mean
 from lightning_faces.morphable.fit.result import kept_cameras
 
 SCORED = 128
@@ -171,9 +171,10 @@ def _scaled_rotation(second: Tensor, cross: Tensor, steps: int = 12) -> tuple[Te
 
     Each step costs the same for any number of points.
     """
-    eye = torch.eye(3).to(second)
-    ridge = 1e-4 * second.diagonal(dim1=1, dim2=2).sum(dim=1)[:, None, None] * eye
-    u, singular, vt = torch.linalg.svd(cross @ torch.linalg.inv(second + ridge), full_matrices=False)
+    starts = _affine_starts(second, cross)
+    batch, count = second.shape[0], len(starts)
+    second, cross = second.repeat(count, 1, 1), cross.repeat(count, 1, 1)
+    u, singular, vt = torch.linalg.svd(torch.cat(starts), full_matrices=False)
     rows = u @ vt
     rotation = torch.cat((rows, torch.linalg.cross(rows[:, 0], rows[:, 1])[:, None]), dim=1)
     log_scale = singular.mean(dim=1).clamp_min(torch.finfo(singular.dtype).tiny).log()
@@ -202,7 +203,26 @@ def _scaled_rotation(second: Tensor, cross: Tensor, steps: int = 12) -> tuple[Te
         linear = torch.where(better[:, None, None], new_linear, linear)
         current = torch.where(better, new, current)
         damping = torch.where(better, damping * 0.1, damping * 10.0)
-    return log_scale.exp(), rotation
+    best = current.reshape(count, batch).argmin(dim=0) * batch + torch.arange(batch, device=current.device)
+    return log_scale.exp()[best], rotation[best]
+
+
+def _affine_starts(second: Tensor, cross: Tensor) -> list[Tensor]:
+    """Affine maps ``[B, 2, 3]`` to start from: least squares, and two that do not need depth.
+
+    Points that lie nearly in a plane say nothing of how the image moves with the distance from it. But the map of the
+    plane alone, M ``[2, 2]``, has two completions (M, c) whose rows are orthogonal and of one length:
+    ``c c^T = s^2 - M M^T`` with s the larger singular value. They are the two ways in which the plane may be tilted.
+    """
+    eye = torch.eye(3).to(second)
+    ridge = 1e-4 * second.diagonal(dim1=1, dim2=2).sum(dim=1)[:, None, None] * eye
+    affine = cross @ torch.linalg.inv(second + ridge)
+    variance, axes = torch.linalg.eigh(second)  # the weakest axis first
+    plane = cross @ axes[..., 1:] / variance[:, None, 1:].clamp_min(torch.finfo(second.dtype).tiny)
+    squared, direction = torch.linalg.eigh((plane @ plane.transpose(1, 2)).nan_to_num(0.0, 0.0, 0.0))
+    depth = (squared[:, 1] - squared[:, 0]).clamp_min(0.0).sqrt()[:, None, None] * direction[..., :1]
+    tilted = [torch.cat((sign * depth, plane), dim=2) @ axes.transpose(1, 2) for sign in (1.0, -1.0)]
+    return [affine, *(start.nan_to_num(0.0, 0.0, 0.0) for start in tilted)]
 
 
 _CROSS = torch.tensor(
@@ -331,7 +351,7 @@ def _least_squares(points: Tensor, image_points: Tensor, weights: Tensor, valid:
 
 def _clean(good: Tensor, points: Tensor, image_points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Weights of one type with the points, and 0 in place of what cannot be used."""
-    dtype = torch.promote_types(points.dtype, image_points.dtype)
+    dtype = torch.promote_types(as_points(points).dtype, as_points(image_points).dtype)
     keep = good[..., None]
     return good.to(dtype), torch.where(keep, points, 0.0).to(dtype), torch.where(keep, image_points, 0.0).to(dtype)
 

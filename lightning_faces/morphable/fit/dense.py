@@ -9,10 +9,11 @@ from torch import Tensor
 from lightning_faces.errors import ConfigurationError
 from lightning_faces.geometry.camera import CameraKind
 from lightning_faces.morphable.fit.camera import CameraFit, fit_affine, fit_weak_perspective
-from lightning_faces.morphable.fit.checks import usable
-from lightning_faces.morphable.fit.coefficients import solve_coefficients
+from lightning_faces.morphable.fit.checks import as_points, usable
+from lightning_faces.morphable.fit.coefficients import CoefficientSolver
+from lightning_faces.morphable.fit.landmarks import landmark_modes
 from lightning_faces.morphable.fit.perspective import fit_perspective
-from lightning_faces.morphable.fit.result import FaceFit, LandmarkFit, kept_cameras, place, shapes_of
+from lightning_faces.morphable.fit.result import FaceFit, LandmarkFit, kept_cameras, place, vertex_modes
 from lightning_faces.morphable.model import MorphableModel
 
 FEWEST = 10
@@ -57,17 +58,15 @@ def fit_dense_landmarks(
         ConfigurationError: If the shapes do not belong together, there is no such kind of camera, or the model lacks
             the embedding.
     """
-    good = _good_pixels(pncc, offsets, mask)
-    fit = _cameras(pncc, offsets, good, camera, seed)
-    on_mean = face_model.landmarks(face_model.mean[None], embedding).to(pncc)
-    points = []
-    for face in range(pncc.shape[0]):  # one by one: the distances of a batch would take gigabytes
-        places, moves = (values[face].flatten(1)[:, good[face]].T for values in (pncc, offsets))
-        if places.shape[0] == 0:
-            points.append(on_mean[0])
-            continue
-        points.append(on_mean[0] + moves[torch.cdist(on_mean[0], places).argmin(dim=1)])
-    stacked = torch.stack(points) if points else on_mean.new_zeros(0, *on_mean.shape[1:])
+    pncc, offsets = as_points(pncc), as_points(offsets)
+    shown, good = _good_pixels(pncc, offsets, mask)
+    on_mean = face_model.landmarks(face_model.mean[None], embedding)[0].to(pncc)
+    fit = _cameras(pncc, offsets, shown, good, camera, seed)
+    stacked = on_mean.repeat(pncc.shape[0], 1, 1)
+    for face in torch.nonzero(fit.valid).flatten().tolist():
+        pixels, tree = _tree(pncc[face], good[face])
+        nearest = torch.from_numpy(tree.query(on_mean.double().cpu().numpy())[1])
+        stacked[face] += offsets[face].flatten(1)[:, pixels[nearest.to(pixels.device)]].T
     landmarks = place(fit.camera, stacked, fit.depth, fit.valid)
     return LandmarkFit(fit.camera, fit.depth, landmarks, fit.residual, fit.valid, fit.reason)
 
@@ -81,8 +80,8 @@ def fit_dense(
     *,
     camera: CameraKind = "affine",
     subject: Tensor | None = None,
-    identity_weight: float = 0.01,
-    expression_weight: float = 0.01,
+    identity_weight: float = 0.1,
+    expression_weight: float = 0.1,
     embedding: str = "bfm",
     landmark_vertices: Tensor | None = None,
     seed: int = 0,
@@ -102,7 +101,7 @@ def fit_dense(
         subject: Int64 ``[B]``: images with one number share their identity coefficients; -1 is nobody else's, and None
             is -1 for all.
         identity_weight: mm^2, see :func:`~lightning_faces.morphable.fit.coefficients.solve_coefficients`. The defaults
-            are for maps without noise; a network's errors, alike over whole regions, want far more.
+            are for maps that are nearly true; a network's, with errors of 2 mm, want 10 or more.
         expression_weight: mm^2.
         embedding: Which landmarks of the model.
         landmark_vertices: Int64 ``[L]``, vertices that are the landmarks instead (section 4,
@@ -129,17 +128,22 @@ def fit_dense(
         >>> [round(x, 2) for x in fit.camera.pose[0].tolist()]
         [0.5, 0.1, 0.3, 0.2, 64.0, 64.0]
     """
-    good = _good_pixels(pncc, offsets, mask)
-    fit = _cameras(pncc, offsets, good, camera, seed)
+    pncc, offsets = as_points(pncc), as_points(offsets)
+    shown, good = _good_pixels(pncc, offsets, mask)
+    if landmark_vertices is None:
+        mean_points, modes = (values.to(pncc) for values in landmark_modes(face_model, embedding))
+    else:
+        mean_points, modes = (values[..., landmark_vertices, :].to(pncc) for values in vertex_modes(face_model))
+    solver = CoefficientSolver(face_model, identity_weight, expression_weight, pncc.device)
+    fit = _cameras(pncc, offsets, shown, good, camera, seed)
     valid, reason = fit.valid.clone(), list(fit.reason)
     region = _region_vertices(face_model)
     mean = face_model.mean[region.to(face_model.mean.device)].double().cpu().numpy()
     found: dict[int, tuple[Tensor, Tensor]] = {}
     for face in torch.nonzero(valid).flatten().tolist():
-        pixels = torch.nonzero(good[face]).flatten()
-        places = pncc[face].flatten(1)[:, pixels].T.double().cpu().numpy()
+        pixels, tree = _tree(pncc[face], good[face])
         footprint = 1.0 / float(fit.camera.pose[face, 0])
-        distance, nearest = cKDTree(places).query(mean, distance_upper_bound=footprint)
+        distance, nearest = tree.query(mean, distance_upper_bound=footprint)
         seen = torch.from_numpy(distance <= footprint)
         count = int(seen.sum())
         if count < FEWEST:
@@ -150,22 +154,34 @@ def fit_dense(
         found[face] = region[seen], offsets[face].flatten(1)[:, rows].T
     coefficients = pncc.new_zeros(pncc.shape[0], face_model.num_coefficients)
     for faces in _subjects(subject, found, pncc.shape[0]):
-        coefficients[faces] = solve_coefficients(
-            [found[face][0] for face in faces],
-            [found[face][1] for face in faces],
-            face_model,
-            identity_weight=identity_weight,
-            expression_weight=expression_weight,
-        )
-    shapes = shapes_of(face_model, coefficients)
-    points = face_model.landmarks(shapes, embedding) if landmark_vertices is None else shapes[:, landmark_vertices]
+        ids, values = zip(*(found[face] for face in faces))
+        coefficients[faces] = solver.solve(ids, values)
+    points = mean_points + (coefficients @ modes.flatten(1)).reshape(-1, *mean_points.shape)
     kept, residual = kept_cameras(fit.camera, valid), torch.where(valid, fit.residual, 0.0)
     landmarks = place(kept, points, fit.depth, valid)
     return FaceFit(kept, fit.depth, landmarks, residual, valid, reason, coefficients, face_model)
 
 
-def _good_pixels(pncc: Tensor, offsets: Tensor, mask: Tensor) -> Tensor:
-    """Pixels that can be used, bool ``[B, H W]``."""
+def point_cloud(pncc: Tensor, offsets: Tensor, mask: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+    """The surface that one face's maps show, coloured by its picture (Pix2face 2017, section 3.3).
+
+    :func:`lightning_faces.morphable.mesh_files.write_mesh` writes it.
+
+    Args:
+        pncc: ``[3, H, W]``, as for :func:`fit_dense_landmarks`.
+        offsets: ``[3, H, W]``.
+        mask: ``[1, H, W]``.
+        image: ``[3, H, W]`` RGB in [0, 1].
+
+    Returns:
+        Points ``[P, 3]``, millimetres, object frame, and their colours ``[P, 3]``.
+    """
+    good = _good_pixels(pncc[None], offsets[None], mask[None])[1][0]
+    return (pncc + offsets).flatten(1)[:, good].T, image.flatten(1)[:, good].T
+
+
+def _good_pixels(pncc: Tensor, offsets: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Pixels that show the face, and those of them that can be used, bool ``[B, H W]``."""
     batch, _, height, width = pncc.shape if pncc.ndim == 4 else (0, 0, 0, 0)
     for name, channels, values in (("pncc", 3, pncc), ("offsets", 3, offsets), ("mask", 1, mask)):
         if pncc.ndim != 4 or tuple(values.shape) != (batch, channels, height, width):
@@ -173,24 +189,23 @@ def _good_pixels(pncc: Tensor, offsets: Tensor, mask: Tensor) -> Tensor:
                 f"{name} has shape {tuple(values.shape)}, pncc {tuple(pncc.shape)}: give [B, {channels}, H, W], all of "
                 "one batch and size."
             )
-    shown = mask if mask.dtype == torch.bool else mask > 0.5
+    shown = (mask if mask.dtype == torch.bool else mask > 0.5).flatten(1)
     places, moves = (values.flatten(2).transpose(1, 2) for values in (pncc, offsets))
-    return shown.flatten(1) & usable(places, moves)
+    return shown, shown & usable(places, moves)
 
 
-def _cameras(pncc: Tensor, offsets: Tensor, good: Tensor, kind: CameraKind, seed: int) -> CameraFit:
+def _cameras(pncc: Tensor, offsets: Tensor, shown: Tensor, good: Tensor, kind: CameraKind, seed: int) -> CameraFit:
     """Cameras from some of the pixels."""
     if kind not in ("affine", "weak_perspective", "perspective"):
         raise ConfigurationError(f"There is no camera {kind!r}: use 'affine', 'weak_perspective' or 'perspective'.")
     height, width = pncc.shape[2:]
     total = good.sum(dim=1)
-    # Usable pixels first, in the order of rows; then one drawn from each of as many equal parts as points are wanted.
-    order = torch.argsort(good.to(torch.uint8), dim=1, descending=True, stable=True)
+    # The usable pixels, row by row, in as many equal parts as points are wanted, and one drawn from each part.
     count = min(POINTS, height * width)
     draws = torch.rand(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     fractions = ((torch.arange(count) + draws) / count).to(good.device)
-    rank = (fractions * total[:, None]).long().clamp(max=height * width - 1)
-    pixels = order.gather(1, rank)
+    rank = torch.minimum((fractions * total[:, None]).long() + 1, total[:, None])
+    pixels = torch.searchsorted(good.cumsum(dim=1), rank).clamp(max=height * width - 1)
     chosen = good.gather(1, pixels)
     index = pixels[:, None].expand(-1, 3, -1)
     points = pncc.flatten(2).gather(2, index) + offsets.flatten(2).gather(2, index)
@@ -205,7 +220,15 @@ def _cameras(pncc: Tensor, offsets: Tensor, good: Tensor, kind: CameraKind, seed
         fit = fit_perspective(points.transpose(1, 2), image, (height, width), affine=fit, seed=seed)
     for face in torch.nonzero(few).flatten().tolist():
         fit.reason[face] = f"it has {int(total[face])} valid pixels, at least {FEWEST} are needed"
+        if lost := int(shown[face].sum() - total[face]):
+            fit.reason[face] += f" ({lost} more have values that are not finite or out of range)"
     return fit
+
+
+def _tree(pncc: Tensor, good: Tensor) -> tuple[Tensor, cKDTree]:
+    """The usable pixels ``[P]`` of one face, and a tree of their places on the mean face."""
+    pixels = torch.nonzero(good).flatten()
+    return pixels, cKDTree(pncc.flatten(1)[:, pixels].T.double().cpu().numpy(), balanced_tree=False)
 
 
 def _region_vertices(face_model: MorphableModel) -> Tensor:

@@ -35,7 +35,9 @@ def choose_landmark_vertices(frames: Iterable[tuple[Tensor, Tensor, Tensor]]) ->
     total, count = torch.zeros(0, 0, dtype=torch.float64), torch.zeros(0, dtype=torch.int64)
     for vertices, labels, mask in frames:
         known = mask & labels[..., :2].isfinite().all(dim=2)
-        distance = torch.cdist(torch.where(known[..., None], labels[..., :2], 0.0), vertices[..., :2])
+        wanted = torch.where(known[..., None], labels[..., :2], 0.0)
+        # Through products of matrices, as is usual, distances would be off by hundredths of a pixel.
+        distance = torch.cdist(wanted, vertices[..., :2], compute_mode="donot_use_mm_for_euclid_dist")
         summed = (distance.double() * known[..., None]).sum(dim=0)
         total = summed if total.numel() == 0 else total + summed
         count = known.sum(dim=0) if count.numel() == 0 else count + known.sum(dim=0)

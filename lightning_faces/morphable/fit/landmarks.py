@@ -101,7 +101,7 @@ def fit_landmarks(
     average = _averages(groups, full_mean.shape[0]).to(given)
     fitter = _Fitter(average @ full_mean, average @ full_modes, prior(face_model, identity_weight, expression_weight))
 
-    parts = [fitter.fit(some, ok) for some, ok in zip(given.split(CHUNK), good.split(CHUNK))]
+    parts = [fitter.fit(some, ok) for some, ok in zip(torch.split(given, CHUNK), torch.split(good, CHUNK))]
     coefficients, pose, depth, residual, valid = (torch.cat(values) for values in list(zip(*parts))[:5])
     camera = Camera.from_pose(pose)
     shape = full_mean + (coefficients @ full_modes.flatten(1)).reshape(-1, *full_mean.shape)

@@ -87,8 +87,8 @@ def fit_perspective(
         rows = torch.nonzero(start.inliers[face]).flatten().cpu().numpy()
         if len(rows) > POINTS:
             rows = np.sort(np.random.default_rng(seed).choice(rows, POINTS, replace=False))
-        both = (values[face].double().cpu().numpy()[rows] for values in (points, image_points))
-        found = _solve(*both, start.camera.pose[face].double().cpu(), image_size)
+        some, seen = (values[face].double().cpu().numpy()[rows] for values in (points, image_points))
+        found = _solve(some, seen, start.camera.pose[face].double().cpu(), image_size)
         if found is None:
             valid[face], reason[face] = False, "the perspective camera did not converge"
         else:

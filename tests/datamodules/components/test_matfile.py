@@ -41,10 +41,13 @@ def test_missing_fields_and_files_are_named(tmp_path: Path) -> None:
     savemat(tmp_path / "a.mat", {"y": 1.0})
     with pytest.raises(DataError, match=r"a\.mat has no field x"):
         read_mat(tmp_path / "a.mat", {"x": (1, 7)})
-    for name, content in (("empty", b""), ("text", b"hello" * 100), ("hdf", b"\x89HDF\r\n\x1a\n" + bytes(200))):
+    for name, content in (("empty", b""), ("text", b"hello" * 100), ("short", b"MATLAB 5.0")):
         (tmp_path / f"{name}.mat").write_bytes(content)
         with pytest.raises(DataError, match=rf"{name}\.mat is not a whole MATLAB file"):
             read_mat(tmp_path / f"{name}.mat", {"x": (1, 7)})
+    (tmp_path / "hdf.mat").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(200))
+    with pytest.raises(DataError, match=r"hdf\.mat is a MATLAB 7\.3 file .* '-v7'\)"):
+        read_mat(tmp_path / "hdf.mat", {"x": (1, 7)})
     with pytest.raises(DataError, match=r"absent\.mat does not exist"):
         read_mat(tmp_path / "absent.mat", {"x": (1, 7)})
 

@@ -15,6 +15,7 @@ from datamodules.components.annotations import read_annotations
 from datamodules.components.scans import landmark_path
 from datamodules.florence import Florence
 from lightning_faces.commands.datasets import main
+from lightning_faces.errors import ConfigurationError, DataError
 from lightning_faces.geometry import weak_perspective
 from lightning_faces.morphable import MorphableModel
 
@@ -76,7 +77,8 @@ def test_every_pixel_shows_what_the_pose_puts_there(tmp_path: Path) -> None:
     raw = dataset.read(2)
     assert raw.numbers == {"subject": 0, "view": 2}
     assert raw.targets["pose"].tolist() == pytest.approx(table.pose[2].tolist(), rel=1e-5)
-    assert main(["render", str(folder)]) == 2  # never over an existing table
+    with pytest.raises(ConfigurationError, match="exists: remove it to render again"):
+        main(["render", str(folder)])
 
 
 def test_fifteen_poses_textured_and_grey_without_colours(tmp_path: Path) -> None:
@@ -103,10 +105,10 @@ def test_fifteen_poses_textured_and_grey_without_colours(tmp_path: Path) -> None
     assert image[32, 32].tolist() == [200, 100, 50]
 
 
-def test_scans_in_another_frame_and_missing_ones_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["render", str(tmp_path)]) == 2
-    assert "There is no OBJ or PLY file" in capsys.readouterr().err
+def test_scans_in_another_frame_and_missing_ones_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="There is no OBJ or PLY file"):
+        main(["render", str(tmp_path)])
     write_scan(tmp_path / "metres.ply", factor=0.001)
-    assert main(["render", str(tmp_path)]) == 2
-    assert "0.001 times as large as a mean face in millimetres" in capsys.readouterr().err
+    with pytest.raises(DataError, match=r"0\.001 times as large as a mean face in millimetres"):
+        main(["render", str(tmp_path)])
     assert not (tmp_path / "annotations.npz").exists()

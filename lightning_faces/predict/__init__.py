@@ -1,0 +1,1 @@
+"""Prediction on photographs and videos."""

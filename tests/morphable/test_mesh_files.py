@@ -1,0 +1,72 @@
+"""Meshes and point clouds as files, read back by trimesh and by this platform."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lightning_faces.errors import ConfigurationError
+from lightning_faces.morphable import MorphableModel
+from lightning_faces.morphable.mesh_files import write_mesh
+from lightning_faces.morphable.meshes import read_mesh
+
+
+@pytest.fixture(scope="module")
+def model() -> MorphableModel:
+    return MorphableModel.load("embedded")
+
+
+def colours(count: int) -> torch.Tensor:
+    return torch.rand(count, 3, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("suffix", [".ply", ".obj"])
+def test_trimesh_reads_a_coloured_mesh(model: MorphableModel, tmp_path: Path, suffix: str) -> None:
+    trimesh = pytest.importorskip("trimesh")
+    path = write_mesh(tmp_path / f"face{suffix}", model.mean, model.faces, colours(model.num_vertices))
+    mesh = trimesh.load(path, process=False)
+    np.testing.assert_allclose(mesh.vertices, model.mean.numpy(), atol=1e-3)
+    np.testing.assert_array_equal(mesh.faces, model.faces.numpy())
+    shown = np.asarray(mesh.visual.vertex_colors)[:, :3]
+    np.testing.assert_allclose(shown / 255, colours(model.num_vertices).numpy(), atol=0.5 / 255 + 1e-3)
+    normals = mesh.face_normals[model.uv_face_ids.numpy()]
+    assert normals[:, 2].mean() > 0.3, "the face's triangles look at the viewer"
+
+
+def test_trimesh_reads_a_coloured_point_cloud(model: MorphableModel, tmp_path: Path) -> None:
+    trimesh = pytest.importorskip("trimesh")
+    cloud = trimesh.load(write_mesh(tmp_path / "cloud.ply", model.mean, colours=colours(4280)), process=False)
+    assert isinstance(cloud, trimesh.PointCloud)
+    np.testing.assert_allclose(cloud.vertices, model.mean.numpy(), atol=1e-4)
+    np.testing.assert_array_equal(np.asarray(cloud.colors)[:, :3], (colours(4280) * 255).round().numpy())
+
+
+@pytest.mark.parametrize("suffix", [".ply", ".obj", ".PLY"])
+def test_they_can_be_read_here(model: MorphableModel, tmp_path: Path, suffix: str) -> None:
+    path = write_mesh(tmp_path / f"face{suffix}", model.mean.double().numpy(), model.faces.numpy())
+    vertices, faces = read_mesh(path)
+    np.testing.assert_allclose(vertices, model.mean.numpy(), atol=1e-3)
+    np.testing.assert_array_equal(faces, model.faces.numpy())
+
+
+def test_what_cannot_be_written_is_named_and_leaves_no_file(tmp_path: Path) -> None:
+    points, faces = np.eye(3), [[0, 1, 2]]
+    for message, name, arguments in (
+        (r"cannot be written as a mesh: use \.obj or \.ply", "a.stl", (points, faces)),
+        (r"vertices .* have shape \(1, 3, 3\)", "a.ply", (points[None], faces)),
+        ("not finite", "a.ply", (points * np.nan, faces)),
+        ("2 colours were given for the 3 vertices", "a.ply", (points, faces, np.zeros((2, 3)))),
+        ("outside 0 to 2", "a.obj", (points, [[0, 1, 3]])),
+        ("colour of the mesh is not finite", "a.obj", (points, faces, points + np.inf)),
+    ):
+        with pytest.raises(ConfigurationError, match=message):
+            write_mesh(tmp_path / name, *arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_colours_outside_the_range_are_clamped(tmp_path: Path) -> None:
+    path = write_mesh(tmp_path / "a.obj", np.eye(3), colours=[[-1.0, 0.5, 2.0]] * 3)
+    assert path.read_text().splitlines()[0] == "v 1 0 0 0.0000 0.5020 1.0000"
