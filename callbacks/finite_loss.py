@@ -60,8 +60,9 @@ class FiniteLoss(Callback):
         if trainer.state.fn != "fit":
             return
         self._check(trainer)
-        for name, value in checkpoint.get("state_dict", {}).items():
-            if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+        weights = checkpoint.get("state_dict", {})
+        for name, _ in pl_module.named_parameters():
+            if name in weights and not bool(torch.isfinite(weights[name]).all()):
                 raise ConfigurationError(self._sentence(trainer, f"{name} is not finite"))
 
     def _check(self, trainer: Trainer) -> None:

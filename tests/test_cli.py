@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import subprocess
 import sys
 import time
@@ -11,11 +12,15 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from jsonargparse import Namespace
 
 import tests.fakes.noise_faces  # noqa: F401 - makes NoiseFaces a short name
 from lightning_faces.__main__ import COMMANDS, main
 from lightning_faces.cli import main as cli_main
+from lightning_faces.commands.checks import adapt_to_cpu
+from lightning_faces.commands.configurations import MOVED, check_packages, present_name
 from lightning_faces.commands.parse_only import ParseOnly
+from lightning_faces.errors import ConfigurationError
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -80,10 +85,37 @@ def test_fit_help_is_quick(capsys: pytest.CaptureFixture[str]) -> None:
         (["--config=absent.yaml"], "absent.yaml: check the path."),
         (["--ckpt_path=absent.ckpt"], "There is no checkpoint absent.ckpt"),
         (["--name=../x"], "name is '../x': use letters"),
-        (["--data.image_size=4"], "image_size is 4; it must be at least 8."),
+        (["--data.image_size=4"], "image_size is 4; it must be from 8 to 4096."),
         (["--data.image_size=48"], "Zhao2016 was built for image_size 32 but NoiseFaces gives 48"),
         (MISLED, "EarlyStopping monitors 'val/nmee', which Zhao2016 does not log: did you mean val/nme?"),
+        ([*MISLED, "--trainer.num_sanity_val_steps=0"], "EarlyStopping monitors 'val/nmee', which Zhao2016"),
+        ([*MISLED, "--trainer.limit_val_batches=0"], "EarlyStopping monitors 'val/nmee', but nothing is validated"),
+        (
+            ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=train/los"],
+            "EarlyStopping monitors 'train/los', which Zhao2016 does not log: did you mean train/loss?",
+        ),
         (["--trainer.accelerator=abacus"], "abacus"),
+        (["--trainer.accelerator=gpu"], "asks for a GPU, but none was found: use --trainer.accelerator cpu, or auto."),
+        (["--trainer.precision=16-true"], "trainer.precision is 16-true, but the CPU lacks operations in float16"),
+        (["--model.optimizer=AdamW", "--model.optimizer.lr=-0.1"], "made of its options: Invalid learning rate: -0.1"),
+        (["--model.optimizer=os.system"], "model.optimizer: os.system is no Optimizer"),
+        (
+            ['--model.optimizer={"class_path": "os.system", "init_args": {"command": "touch harmed"}}'],
+            "model.optimizer is os.system, which is no Optimizer: name a class, e.g. torch.optim.AdamW",
+        ),
+        (
+            ['--model.lr_scheduler={"class_path": "os.system", "init_args": {"command": "touch harmed"}}'],
+            "model.lr_scheduler is os.system, which is no LRScheduler",
+        ),
+        (["--model=mymodule.MyMethod"], "model: mymodule.MyMethod can't be imported: there is no module 'mymodule'"),
+        (["--data=mymodule.MyData"], "data: mymodule.MyData can't be imported: there is no module 'mymodule'"),
+        (["--trainer.callbacks+=mymodule.Mine"], "trainer.callbacks: mymodule.Mine can't be imported"),
+        (["--trainer.logger=mymodule.Mine"], "trainer.logger: mymodule.Mine can't be imported"),
+        (["--model=json.JSONEncoder"], "model: json.JSONEncoder is no FaceMethod: choose one of "),
+        (["--model=json.JSONEncodr"], "json has no JSONEncodr, did you mean JSONEncoder"),
+        (["--model=FaceMethod"], "model: FaceMethod is abstract, so that it can't be made: choose one of "),
+        (["--data=FaceDataModule"], "data: FaceDataModule is abstract"),
+        (["--ckpt_path=https://host/best.ckpt"], "There is no checkpoint https:/host/best.ckpt"),
     ],
 )  # fmt: skip
 def test_wrong_options_get_one_sentence(args: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,7 +133,84 @@ def test_wrong_configuration_files_get_one_sentence(tmp_path: Path, capsys: pyte
     }.items():
         file.write_text(text)
         assert said in fails(["fit", *MODEL, *DATA, "--config", str(file)], capsys)
+    for name, content, said in (
+        (
+            "windows.yaml",
+            "trainer: {}".encode("utf-16"),
+            "windows.yaml is no configuration, as it is not in UTF-8 but in UTF-16",
+        ),
+        ("latin.yaml", "name: caf\xe9".encode("latin-1"), "latin.yaml is no configuration, as it is not text in UTF-8"),
+        ("board.md", b"# Board\n\n| a | b |\n", "board.md is no configuration but a Markdown document"),
+        ("face.png", b"\x89PNG\r\n\x1a\n\x00", "face.png is no configuration but a PNG picture"),
+        ("list.yaml", b"- 1\n- 2\n", "list.yaml is no configuration but holds no keys with values"),
+        ("deep.yaml", b"a: " + b"[" * 900, "deep.yaml is not valid YAML"),
+        (
+            "laugh.yaml",
+            b"a: &a [x, x, x, x, x, x, x, x, x, x]\n"
+            + b"".join(b"%c: &%c [%s]\n" % (c + 1, c + 1, b", ".join([b"*%c" % c] * 10)) for c in range(97, 104)),
+            "laugh.yaml is no configuration: it holds more values",
+        ),
+    ):
+        (tmp_path / name).write_bytes(content)
+        assert said in fails(["fit", *MODEL, *DATA, "--config", name], capsys)
     assert "No model and no data was chosen: add --model with one of" in fails(["fit"], capsys)
+
+
+def test_a_wrong_path_is_said_before_anything_is_imported() -> None:
+    code = (
+        "import sys; from lightning_faces.__main__ import main\n"
+        "for words in (['--config', 'absent.yaml'], ['--ckpt_path=absent.ckpt']):\n"
+        "    try: main(['fit', *words])\n"
+        "    except SystemExit as stop: assert stop.code == 2\n"
+        "assert 'torch' not in sys.modules"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stderr
+    assert "There is no file absent.yaml" in shown
+    assert "There is no checkpoint absent.ckpt" in shown
+
+
+def test_another_package_of_the_same_name_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("callbacks").mkdir()
+    Path("callbacks/__init__.py").touch()
+    monkeypatch.syspath_prepend(str(Path().absolute()))
+    monkeypatch.delitem(sys.modules, "callbacks")
+    with pytest.raises(ConfigurationError) as error:
+        check_packages()
+    assert f"the platform's in {ROOT / 'callbacks'} and another in {Path('callbacks').absolute()}" in str(error.value)
+
+
+def test_a_method_in_the_current_folder_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    Path("own_method.py").write_text(
+        "from lightning_faces.methods import MeanLandmarks\n\n\nclass Own(MeanLandmarks):\n"
+        "    def __init__(self, kind: str = 'a'):\n        super().__init__()\n"
+    )
+    own = ["--model=own_method.Own", "--model.kind=b", *DATA, *FAST, "--trainer.max_epochs=1", "--name=n"]
+    main(["fit", *own, "--trainer.accelerator=cpu"])
+    # Its own arguments are in the checkpoint, although it does not save them itself.
+    test = ["test", "--ckpt_path=runs/own/n/checkpoints/best.ckpt", *DATA, *FAST]
+    main([*test, "--trainer.accelerator=cpu"])
+    config = yaml.safe_load(Path("runs/own/n/config-test.yaml").read_text())
+    assert config["model"] == {"class_path": "own_method.Own", "init_args": {"kind": "b"}}
+
+
+def test_ddp_on_the_cpu_leaves_out_what_gpus_have(capsys: pytest.CaptureFixture[str]) -> None:
+    options = Namespace(accelerator="cpu", sync_batchnorm=True, precision="bf16-mixed")
+    adapt_to_cpu(options)
+    assert options.sync_batchnorm is False
+    assert "trainer.sync_batchnorm needs GPUs" in capsys.readouterr().err
+
+
+def test_old_names_of_classes_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MOVED, "old.place", "lightning_faces.methods")
+    Path("old.yaml").write_text("model: {class_path: old.place.Zhao2016, init_args: {image_size: 32}}\n")
+    assert type(ParseOnly(["fit", *DATA, "--config=old.yaml"]).model).__name__ == "Zhao2016"
+    assert type(ParseOnly(["fit", *DATA, "--model=old.place.MeanLandmarks"]).model).__name__ == "MeanLandmarks"
+    for before in MOVED:
+        name = before if before[before.rfind(".") + 1 :][0].isupper() else f"{before}.X"
+        module, _, attribute = present_name(name).rpartition(".")
+        assert attribute == "X" or hasattr(importlib.import_module(module), attribute), before
+        assert importlib.import_module(module)
 
 
 def rows(folder: Path) -> list[dict[str, str]]:

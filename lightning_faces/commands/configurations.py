@@ -13,8 +13,15 @@ from lightning_faces.errors import ConfigurationError
 from lightning_faces.file_kinds import what_it_is
 from lightning_faces.yaml_files import read_yaml
 
-MOVED: dict[str, str] = {}
-"""Modules whose classes have moved, to where they are now, so that configurations that were saved before are read."""
+MOVED = {
+    "datamodules.crop": "datamodules.components.transform",
+    "datamodules.files": "datamodules.components.files",
+    "datamodules.fitted": "datamodules.components.fitted",
+    "datamodules.table.TableFaceDataModule": "datamodules.components.tables.TableFaceDataModule",
+    "lightning_faces.methods.timm_models": "lightning_faces.backbones",
+    "lightning_faces.rendering.texture": "lightning_faces.rendering.synthesis.texture",
+}
+"""Modules and classes that have moved, to where they are now: configurations that were saved before are still read."""
 PACKAGES = ("callbacks", "datamodules")
 BY_NAME = frozenset({"last", "best", "auto", "initial", "hpc"})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import os
 import re
 import sys
 import traceback
@@ -40,8 +41,7 @@ def subclass_names(*bases: type) -> set[str]:
 
 def _load(text: str) -> Any:
     """YAML of a configuration or an option, with the present names of classes that have moved."""
-    value = get_loader("yaml")(text)
-    return present_name(value) if isinstance(value, str) else with_present_names(value)
+    return with_present_names(get_loader("yaml")(text))
 
 
 set_loader("faces", _load, (YAMLError,))
@@ -76,7 +76,9 @@ def why_not_importable(name: str) -> str | None:
     except FAILS_INSIDE as error:
         absent = isinstance(error, ModuleNotFoundError) and error.name is not None
         if absent and f"{module}.".startswith(f"{error.name}."):  # type: ignore[attr-defined]
-            folders = ", ".join(dict.fromkeys(path or str(Path.cwd()) for path in sys.path if "zip" not in path))
+            paths = dict.fromkeys(path or str(Path.cwd()) for path in sys.path)
+            # Python's own library is not where one would look for it.
+            folders = ", ".join(p for p in paths if Path(p).is_dir() and not p.startswith(sys.base_prefix + os.sep))
             return f"there is no module {error.name!r} in {folders}"  # type: ignore[attr-defined]
         frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
         where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
@@ -110,6 +112,13 @@ class FacesParser(LightningArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # Abbreviations would silently take --trainer.max_epoch for --trainer.max_epochs.
         super().__init__(*args, **{**kwargs, "allow_abbrev": False, "parser_mode": "faces"})
+
+    def parse_args(self, args: Any = None, *more: Any, **kwargs: Any) -> Any:
+        """Parse a command line, with the present names of classes that have moved."""
+        if isinstance(args, (list, tuple)):
+            parts = [str(word).partition("=") for word in args]
+            args = [f"{name}={present_name(value)}" if equals else present_name(name) for name, equals, value in parts]
+        return super().parse_args(args, *more, **kwargs)
 
     def option_names(self) -> set[str]:
         """Dotted names of all options, those of subcommands included, without the subcommand."""

@@ -373,7 +373,8 @@ def run(command: str, arguments: Sequence[str]) -> int | None:
     """
     quiet()
     words = [command, *arguments]
-    if not {"", str(Path.cwd())} & set(sys.path):
+    paths = list(sys.path)
+    if not {"", str(Path.cwd())} & set(paths):
         # A module in the current folder is found, as with python -m; the platform's own are imported already.
         sys.path.insert(0, str(Path.cwd()))
     # Lightning starts the other processes of a DDP run with sys.argv.
@@ -403,7 +404,7 @@ def run(command: str, arguments: Sequence[str]) -> int | None:
         _take_back(cli)
         raise ConfigurationError(message) from error
     finally:
-        sys.argv = argv
+        sys.argv, sys.path[:] = argv, paths
         _finish_wandb()
         if inherited is None:
             os.environ.pop(RUN_FOLDER_VARIABLE, None)
