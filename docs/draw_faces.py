@@ -19,6 +19,7 @@ COUNT, COLUMNS, TILE = 12, 6, 150
 
 
 def main() -> None:
+    """Draw the picture that the command line asks for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("checkpoint", help="a method's checkpoint")
     parser.add_argument("--out", type=Path, default=Path("docs/faces.png"))
