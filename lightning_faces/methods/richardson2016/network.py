@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from lightning_faces.heads.terms import full_precision
+
 
 class Block(nn.Module):
     """Two 3x3 convolutions around a shortcut, the building block of ResNet (He et al. 2016)."""
@@ -71,5 +73,5 @@ class Correction(nn.Module):
         # bfloat16 would round coefficients to hundredths.
         with torch.autocast(output.device.type, enabled=False):
             joined = torch.cat((output.to(self.layer.weight.dtype), previous.to(self.layer.weight.dtype)), dim=1)
-            result: Tensor = self.layer(joined)
+            result = full_precision(self.layer(joined))
         return result
