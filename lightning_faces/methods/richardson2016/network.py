@@ -73,5 +73,4 @@ class Correction(nn.Module):
         # bfloat16 would round coefficients to hundredths.
         with torch.autocast(output.device.type, enabled=False):
             joined = torch.cat((output.to(self.layer.weight.dtype), previous.to(self.layer.weight.dtype)), dim=1)
-            result = full_precision(self.layer(joined))
-        return result
+            return full_precision(self.layer(joined))
