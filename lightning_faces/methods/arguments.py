@@ -39,7 +39,8 @@ OPENING = frozenset(
 def imported_subclasses(base: type) -> list[type]:
     """All imported subclasses, the class itself first."""
     found = [base]
-    for subclass in base.__subclasses__():
+    subclasses: list[type] = base.__subclasses__()
+    for subclass in subclasses:
         found += [kind for kind in imported_subclasses(subclass) if kind not in found]
     return found
 

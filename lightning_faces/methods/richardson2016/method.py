@@ -183,11 +183,10 @@ class Richardson2016(FaceMethod):
         pose, valid, reason = self.find_pose(batch)
         named = {}
         for name, coefficients in zip(self.prediction_names, self.correct(batch["image"], pose)):
-            identity, expression = coefficients.split(
-                (self.face_model.num_identity, self.face_model.num_expression), dim=1
-            )
             camera = Camera.from_pose(pose)
-            vertices = camera.project(self.face_model.vertices(identity, expression))
+            identity = self.face_model.num_identity
+            shapes = self.face_model.vertices(coefficients[:, :identity], coefficients[:, identity:])
+            vertices = camera.project(shapes)
             named[name] = FacePrediction(
                 landmarks=self.face_model.landmarks(vertices),
                 vertices=vertices,
@@ -225,14 +224,10 @@ class Richardson2016(FaceMethod):
 
     def _all_modes(self, coefficients: Tensor) -> Tensor:
         """Coefficients of the predicted modes ``[B, k]`` to those of all modes ``[B, K]``."""
-        identity, expression = coefficients.split((self.num_identity, self.num_expression), dim=1)
-        missing = (
-            self.face_model.num_identity - self.num_identity,
-            self.face_model.num_expression - self.num_expression,
-        )
-        return torch.cat(
-            (nn.functional.pad(identity, (0, missing[0])), nn.functional.pad(expression, (0, missing[1]))), dim=1
-        )
+        identity, expression = coefficients[:, : self.num_identity], coefficients[:, self.num_identity :]
+        identity = nn.functional.pad(identity, (0, self.face_model.num_identity - self.num_identity))
+        expression = nn.functional.pad(expression, (0, self.face_model.num_expression - self.num_expression))
+        return torch.cat((identity, expression), dim=1)
 
     def _own_modes(self, coefficients: Tensor) -> Tensor:
         """The other way round."""
