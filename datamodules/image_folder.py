@@ -46,7 +46,7 @@ class ImageFolderDataset(FileFaceDataset):
     def __init__(
         self, folder: Path, boxes: Path | None, on_error: OnError = "raise", max_pixels: int = MAX_PIXELS
     ) -> None:
-        self.max_pixels = max_pixels
+        self.max_pixels, self.boxes = max_pixels, boxes
         self.folder, self.on_error, self.targets = folder, on_error, frozenset()
         known = None if boxes is None else read_boxes(boxes)
         self.faces: list[Face] = []
@@ -103,6 +103,7 @@ class ImageFolderDataset(FileFaceDataset):
             sample_id=self.sample_id(index),
             box=self._whole(image) if face.box is None else np.array(face.box, dtype=np.float64),
             numbers={"sequence": face.sequence, "frame": face.frame},
+            source=self.boxes,
         )
 
     def _whole(self, image: NDArray[np.uint8]) -> NDArray[np.float64]:

@@ -67,9 +67,16 @@ class W300LPDataset(LabelledFaceDataset):
     def labels(self, index: int, fields: Fields) -> NDArray[np.float64]:
         """``pts_3d`` or ``pts_2d`` of the label file."""
         key = f"pts_{self.scheme}"
+        return read_mat(inside(self.folder, self._label_file(index)), {key: (68, 2)})[key]
+
+    def labelled_by(self, index: int) -> Path:
+        """The label file, where the points are its."""
+        modelled = self.scheme == "3d" and self.dense is not None
+        return super().labelled_by(index) if modelled else self._label_file(index)
+
+    def _label_file(self, index: int) -> Path:
         photograph = self.pairs[index][0]
-        label = self.folder / "landmarks" / photograph.parent.name / f"{photograph.stem}_pts.mat"
-        return read_mat(inside(self.folder, any_case(label)), {key: (68, 2)})[key]
+        return any_case(self.folder / "landmarks" / photograph.parent.name / f"{photograph.stem}_pts.mat")
 
     def check_model(self, count: int = 8) -> None:
         """Compare the face model with the labels where there are labels of the same points."""

@@ -13,7 +13,7 @@ import sys
 import zipfile
 import zlib
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -163,3 +163,16 @@ def _exactly(file: IO[bytes], count: int, name: str) -> bytes:
     if len(content) != count:
         raise _DamagedError(f"{name} ends too early")
     return content
+
+
+def compact(array: NDArray[Any]) -> NDArray[Any]:
+    """The same values in the smallest of the types that hold them exactly: float16, uint16, int32."""
+    if array.dtype.kind == "f" and np.abs(array).max(initial=0.0) < np.finfo(np.float16).max:
+        half = array.astype(np.float16)
+        return half if np.array_equal(half.astype(array.dtype), array) else array
+    if array.dtype.kind == "i" and array.size:
+        for dtype in (np.uint16, np.int32):
+            limits = np.iinfo(dtype)
+            if limits.min <= array.min() and array.max() <= limits.max:
+                return array.astype(dtype)
+    return array

@@ -145,6 +145,10 @@ class FittedFaceDataset(FileFaceDataset):
         """Subject, view, sequence and frame of a sample, where known."""
         return {}
 
+    def labelled_by(self, index: int) -> Path:
+        """The file that a sample's landmarks come from."""
+        return self.files(index)[1]
+
     def yaw(self, index: int, fitted: FittedPose) -> float:
         """Yaw of the head in degrees."""
         return fitted.yaw
@@ -161,7 +165,8 @@ class FittedFaceDataset(FileFaceDataset):
                 fields["Shape_Para"][:, 0], fields["Exp_Para"][:, 0], fitted.pose, fitted.depth, image.shape[:2]
             )
         landmarks, mask = self.landmarks(index, fields, computed)
-        box = tight_box(landmarks[mask[:, :2].all(axis=1)], label)
+        source = self.labelled_by(index)
+        box = tight_box(landmarks[mask[:, :2].all(axis=1)], source)
         targets: dict[str, Any] = {
             **computed,
             "landmarks": landmarks.astype(np.float32),
@@ -177,6 +182,7 @@ class FittedFaceDataset(FileFaceDataset):
             box=box if self.box == "tight" else square_box(box),
             targets={key: np.asarray(value) for key, value in targets.items() if key in self.targets},
             numbers=self.numbers(index),
+            source=source,
         )
 
     def check_model(self, count: int = 8) -> None:

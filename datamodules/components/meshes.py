@@ -21,7 +21,7 @@ _SIZES = {
 }  # fmt: skip
 _BROKEN = (
     OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, NotImplementedError, RuntimeError,
-    OverflowError, MemoryError, AssertionError, ZeroDivisionError, EOFError, SyntaxError, struct.error,
+    OverflowError, MemoryError, AssertionError, NameError, ZeroDivisionError, EOFError, SyntaxError, struct.error,
 )  # fmt: skip
 """What trimesh raises for files that are not whole."""
 

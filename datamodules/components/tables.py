@@ -68,7 +68,8 @@ class TableFaceDataset(FileFaceDataset):
 
     def files(self, index: int) -> tuple[Path, ...]:
         """Photograph or video, and the table."""
-        return (any_case(self.folder / self.table.file[self.rows[index]]), self.table.path)
+        path = self.folder / self.table.file[self.rows[index]]
+        return (any_case(path) if path.parent.resolve().is_relative_to(self.folder) else path, self.table.path)
 
     def fingerprint(self) -> str:
         """Hash of the files' names and sizes, of the table and of the rows."""
@@ -124,6 +125,7 @@ class TableFaceDataset(FileFaceDataset):
             box=box,
             targets={key: np.asarray(value) for key, value in targets.items() if key in self.targets},
             numbers={key: int(values[row]) for key, values in table.numbers.items()},
+            source=table.path,
         )
 
     def _box(self, row: int, points: NDArray[np.float64]) -> NDArray[np.float64]:

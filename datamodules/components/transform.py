@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -33,7 +34,7 @@ from lightning_faces.geometry.landmarks import flip_permutation
 from lightning_faces.targets import MODEL_TARGETS, TARGETS
 
 SHOWN = 0.05
-"""Share of a face's box that must lie inside its picture: of less, the crop would be black."""
+"""Share of a face's box (or of its picture, if smaller) that must be inside: of less, the crop would be black."""
 LARGEST = 1e6
 """Pixels beyond which no face lies: what is further away is a damaged label."""
 
@@ -48,6 +49,7 @@ class RawFace:
         box: Face box (x0, y0, x1, y1) that the crop is centred on, file frame.
         targets: Target name to array without the batch dimension, file frame; names and shapes as in ``FaceBatch``.
         numbers: Any of subject, view, sequence and frame.
+        source: The file that its labels come from, for messages.
     """
 
     image: NDArray[np.uint8]
@@ -55,6 +57,12 @@ class RawFace:
     box: NDArray[np.float64]
     targets: dict[str, NDArray[Any]] = field(default_factory=dict)
     numbers: dict[str, int] = field(default_factory=dict)
+    source: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """The sample and its file, for messages."""
+        return f"Sample {self.sample_id}{'' if self.source is None else f' of {self.source}'}"
 
 
 class Augmentation(Protocol):
@@ -227,7 +235,7 @@ def crop_face(
     targets = crop.targets(given, warp)
     for key, value in targets.items():
         if TARGETS[key].cheap and not bool(torch.isfinite(value).all()):
-            raise DataError(f"Sample {raw.sample_id} has {key} with a value that is not finite: correct its label.")
+            raise DataError(f"{raw.name} has {key} with a value that is not finite: correct its label.")
     image = warp_image(raw.image, crop.matrix.numpy(), image_size)
     if augmentation is not None:
         landmarks = targets["landmarks"].numpy() if "landmarks" in targets else None
@@ -245,19 +253,18 @@ def check_box(raw: RawFace) -> None:
     """Refuse a face of which the picture shows nothing: its crop would be black.
 
     Raises:
-        DataError: If less than a twentieth of the face's box lies inside the picture, or the box is no box.
+        DataError: If the face's box lies outside the picture (less than a twentieth is inside), or is no box.
     """
     height, width = raw.image.shape[:2]
     low, high = raw.box[:2], raw.box[2:]
     if not np.isfinite(raw.box).all() or (high <= low).any() or np.abs(raw.box).max() > LARGEST:
-        raise DataError(
-            f"Sample {raw.sample_id} has the face box {raw.box.tolist()}, which is none: correct its label."
-        )
+        raise DataError(f"{raw.name} has the face box {raw.box.tolist()}, which is none: correct its label.")
     # Pixel centres are integers, so the picture spans from -0.5.
     inside = np.clip(high, -0.5, (width - 0.5, height - 0.5)) - np.clip(low, -0.5, (width - 0.5, height - 0.5))
-    if float(np.prod(inside / (high - low))) < SHOWN:
+    # A box may be larger than its picture, as where a long picture is taken whole.
+    if float(np.prod(inside / np.minimum(high - low, (width, height)))) < SHOWN:
         raise DataError(
-            f"Sample {raw.sample_id} has a face box {np.round(raw.box, 1).tolist()} outside its picture of "
+            f"{raw.name} has a face box {np.round(raw.box, 1).tolist()} outside its picture of "
             f"{width} x {height} pixels: correct the label, or leave the sample out."
         )
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from lightning_faces.errors import ConfigurationError, DataError
 from lightning_faces.files import write_atomic
-from lightning_faces.npzfile import read_npz
+from lightning_faces.npzfile import compact, read_npz
 
 FORMAT_VERSION = 1
 """Version of the .npz layout that :meth:`MorphableModel.save` writes."""
@@ -376,12 +376,6 @@ class MorphableModel(nn.Module):
 
         Returns:
             Normals ``[B, V, 3]``.
-
-        Example:
-            >>> model = MorphableModel.load("embedded")
-            >>> normals = model.vertex_normals(model.mean[None])
-            >>> bool(normals[0, model.mean[:, 2].argmax(), 2] > 0.9)  # at the tip of the nose, towards the viewer
-            True
         """
         first, second, third = (vertices[:, self.faces[:, k]] for k in range(3))
         face_normals = torch.linalg.cross(second - first, third - first)
@@ -408,7 +402,7 @@ class MorphableModel(nn.Module):
             "expression_names": list(self.expression_names),
             "albedo_names": list(self.albedo_names),
         }
-        arrays = {key: _compact(array) for key, array in self._arrays().items()}
+        arrays = {key: compact(array) for key, array in self._arrays().items()}
         buffer = io.BytesIO()
         np.savez_compressed(buffer, header=np.array(json.dumps(header)), **arrays)  # type: ignore[arg-type]
         return buffer.getvalue()
@@ -496,16 +490,3 @@ class MorphableModel(nn.Module):
         except (ValueError, KeyError, TypeError) as error:
             reason = str(error).rstrip(".")
             raise DataError(f"{label} is not a whole face model ({reason}): import the model again.") from error
-
-
-def _compact(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """The same values in the smallest of the types that hold them exactly: float16, uint16, int32."""
-    if array.dtype.kind == "f" and np.abs(array).max(initial=0.0) < np.finfo(np.float16).max:
-        half = array.astype(np.float16)
-        return half if np.array_equal(half.astype(array.dtype), array) else array
-    if array.dtype.kind == "i" and array.size:
-        for dtype in (np.uint16, np.int32):
-            limits = np.iinfo(dtype)
-            if limits.min <= array.min() and array.max() <= limits.max:
-                return array.astype(dtype)
-    return array
