@@ -34,7 +34,7 @@ from lightning_faces.geometry.landmarks import flip_permutation
 from lightning_faces.targets import MODEL_TARGETS, TARGETS
 
 SHOWN = 0.05
-"""Share of a face's box, or of its picture if that is smaller, that must be inside; of less, crops would be black."""
+"""Share of a face's box (or of its picture, if smaller) that must be inside: of less, the crop would be black."""
 LARGEST = 1e6
 """Pixels beyond which no face lies: what is further away is a damaged label."""
 
