@@ -264,7 +264,7 @@ def chromium(page: Path, profile: Path, *options: str) -> str:
     command = [
         str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
         "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
-        f"--user-data-dir={profile}", "--window-size=1280,1500", "--virtual-time-budget=2000", *options, page.as_uri(),
+        f"--user-data-dir={profile}", "--window-size=1400,1500", "--virtual-time-budget=2000", *options, page.as_uri(),
     ]  # fmt: skip
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
 
@@ -272,7 +272,9 @@ def chromium(page: Path, profile: Path, *options: str) -> str:
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
 def test_the_page_in_a_browser_is_drawn_and_sorts(runs: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
-    main([str(runs), "--html", str(page)])
+    shown = ["nme", "nme_0_30", "nme_30_60", "nme_60_90", "nme_mean", "vertex_mm"]
+    write_run(runs, "Named", "experiment/of_a_longer_name", 0.06, 7, prediction="stage_5", backbone="mobilenetv3_small")
+    main([str(runs), "--html", str(page), *(word for name in shown for word in ("--metric", name))])
     # A copy of the page that clicks on the heading of the 60-90 degree column twice and writes what it then shows.
     script = """<script>
     const table = document.querySelector("table"), heads = [...table.tHead.rows[0].cells];
@@ -284,23 +286,25 @@ def test_the_page_in_a_browser_is_drawn_and_sorts(runs: Path, tmp_path: Path) ->
     const drawn = box("polyline").filter(r => r.width > 300 && r.top > 0).length;
     const images = [...document.images].filter(i => i.complete && i.naturalWidth > 100).length;
     const wide = document.documentElement.scrollWidth - innerWidth;
-    document.body.innerHTML = "<pre id=result>" + JSON.stringify({up, down, sort, drawn, images, wide}) + "</pre>";
+    const cut = Math.max(...[...document.querySelectorAll(".wide")].map(e => e.scrollWidth - e.clientWidth));
+    document.body.innerHTML = "<pre id=result>" + JSON.stringify({up, down, sort, drawn, images, wide, cut}) + "</pre>";
     </script>"""
     probe = tmp_path / "probe.html"
     probe.write_text(page.read_text().replace("</body>", script + "</body>"))
     dumped = chromium(probe, tmp_path / "profile", "--dump-dom")
     result = json.loads(dumped.split('<pre id="result">')[1].split("</pre>")[0])
-    best_first = ["Pix2Face", "Richardson2016 †", "PRNet", "Zhao2016"]
+    best_first = ["Pix2Face", "Richardson2016 †", "PRNet", "Zhao2016", "Named (stage_5)"]
     assert result["up"] == ["MeanLandmarks", *best_first]
     assert result["down"] == ["MeanLandmarks", *reversed(best_first)]
     assert result["sort"] == "ascending"
-    assert result["drawn"] == 10  # five methods in two charts
-    assert result["images"] == 5  # best, median and worst of each side by side
+    assert result["drawn"] == 12  # six rows in two charts
+    assert result["images"] == 6  # best, median and worst of each side by side
     assert result["wide"] <= 0
+    assert result["cut"] == 0  # all columns are seen
     picture = tmp_path / "page.png"
     chromium(page, tmp_path / "profile", f"--screenshot={picture}")
     pixels = np.asarray(Image.open(picture).convert("RGB")).astype(int)
-    assert pixels.shape[:2] == (1500, 1280)
+    assert pixels.shape[:2] == (1500, 1400)
     for colour in ((0, 114, 178), (213, 94, 0), (0, 158, 115)):  # the first three curves
         assert (np.abs(pixels - colour).sum(axis=2) < 12).sum() > 300
 

@@ -194,7 +194,11 @@ class PARM(FaceMethod):
 
     def landmarks(self, state: Tensor) -> Tensor:
         """Landmarks ``[B, L, 2]`` of parameters ``[B, D]`` (of ``lbf``: of themselves), normalised frame."""
-        return state.reshape(len(state), *self.reference.shape) if self.variant == "lbf" else self.face.landmarks(state)[..., :2]
+        return (
+            state.reshape(len(state), *self.reference.shape)
+            if self.variant == "lbf"
+            else self.face.landmarks(state)[..., :2]
+        )
 
     def look(self, stage: int, state: Tensor, grey: Tensor, box: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What a stage sees.
