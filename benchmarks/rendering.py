@@ -125,7 +125,7 @@ def benchmark_samples(model: MorphableModel, repeats: int) -> float:
 def benchmark_device(model: MorphableModel, device: str, repeats: int) -> None:
     """Whole batches on a GPU, by wall time, as ``SyntheticFaces(render_on_device=True)`` renders them."""
     synthesizer = FaceSynthesizer(model, CHEAP, position_map_size=64)
-    packed = synthesizer.pack(synthesizer.sample(range(DEVICE_BATCH)))
+    packed = synthesizer.sample(range(DEVICE_BATCH)).pack()
     renderer = synthesizer.to(device)
     times = []
     for _ in range(repeats + 1):

@@ -90,6 +90,8 @@ class MetricsCSV(Logger):
             kept.write_bytes(self.path.read_bytes())
             said = f"{bad} rows of {self.path} are damaged and left out; {kept.name} has them."
             print(f"lightning-faces: {said}", file=sys.stderr)
+        if self.path.exists():
+            # A row that a kill cut short would go on with the next one.
             write_atomic(self.path, self._text(self._earlier, header=True))
 
     def _drop_repeated(self, columns: set[str], step: int) -> bool:

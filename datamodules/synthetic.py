@@ -310,7 +310,7 @@ class SyntheticFaces(FaceDataModule):
         numbers = {**sizes, "views_per_subject": views_per_subject, "position_map_size": position_map_size}
         for name, value in numbers.items():
             check_number(f"SyntheticFaces option {name}", value, 1)
-        check_number("SyntheticFaces option canvas", canvas, 1, 10)
+        check_number("SyntheticFaces option canvas", canvas, 1, 16)
         if render_on_device and cache_dir is not None:
             raise ConfigurationError(
                 f"SyntheticFaces option render_on_device draws every face anew, but cache_dir is {cache_dir!r}: set "

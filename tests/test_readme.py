@@ -5,13 +5,16 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import shlex
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from lightning_faces.__main__ import COMMANDS
+from lightning_faces.__main__ import COMMANDS, TRAINING, main
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -31,7 +34,8 @@ def shown_commands() -> list[tuple[str, str]]:
 
 COMMANDS_SHOWN = shown_commands()
 MAKE = [line for _, line in COMMANDS_SHOWN if re.search(r"(^|\s)make ", line)]
-OURS = [line for _, line in COMMANDS_SHOWN if re.search(r"(^|\s)lightning-faces ", line)]
+OURS = [line for _, line in COMMANDS_SHOWN if re.search(r"(^|\s)(lightning-faces|-m lightning_faces) ", line)]
+PYTHON = [line for _, line in COMMANDS_SHOWN if re.match(r"python (-m )?[\w./]+", line)]
 
 
 def test_the_documents_show_commands() -> None:
@@ -46,25 +50,49 @@ def test_make_targets_exist(line: str) -> None:
     assert target in targets
 
 
+@pytest.mark.parametrize("line", PYTHON)
+def test_programs_exist(line: str) -> None:
+    words = shlex.split(line)
+    if words[1] == "-m":
+        assert find_spec(words[2]) is not None
+    else:
+        assert (ROOT / words[1]).is_file()
+
+
+class ParsedError(Exception):
+    """A command has taken its options."""
+
+
 @pytest.mark.parametrize("line", OURS)
-def test_commands_parse(line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_take_their_options(
+    line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(ROOT)
-    arguments = shlex.split(line.split("lightning-faces ", 1)[1])
-    command = arguments[0]
-    if command.startswith("--"):
+    words = shlex.split(re.split(r"(?:lightning-faces|-m lightning_faces) ", line, maxsplit=1)[1])
+    command = words[0]
+    if command in ("--help", "--version"):
+        main(words)
         return
     assert command in COMMANDS, f"{line}: no such command"
-    if command not in ("fit", "validate", "test", "predict"):
+    if command in TRAINING and (len(words) == 1 or words[1].startswith("-")):
+        # A checkpoint that a reader will have made is not there yet.
+        if "--ckpt_path" in words:
+            position = words.index("--ckpt_path")
+            del words[position : position + 2]
+        with pytest.raises(SystemExit) as stopped:
+            main([*words, "--print_config"])
+        assert stopped.value.code in (0, None), capsys.readouterr().err
         return
-    from lightning_faces.cli import main
+    parse = argparse.ArgumentParser.parse_args
 
-    # A checkpoint that a reader will have made is not there yet.
-    if "--ckpt_path" in arguments:
-        position = arguments.index("--ckpt_path")
-        del arguments[position : position + 2]
-    with pytest.raises(SystemExit) as stopped:
-        main([*arguments, "--print_config"])
-    assert stopped.value.code in (0, None), capsys.readouterr().err
+    def parse_and_stop(self: argparse.ArgumentParser, *args: Any) -> None:
+        parse(self, *args)
+        raise ParsedError
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
+    # A wrong option would end it with the exit code 2.
+    with pytest.raises(ParsedError):
+        main(words)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

@@ -25,8 +25,8 @@ NUMBERS = ("subject", "view", "sequence", "frame")
 POSE_COLUMNS = ("scale", "pitch", "yaw_rad", "roll", "tx", "ty")
 BOX_COLUMNS = ("box_x0", "box_y0", "box_x1", "box_y1")
 Mapping = list[int | list[int]]
-LONGEST_NAME = 4096
-"""Characters of a path."""
+LONGEST_NAME, LONGEST_PATH = 255, 3000
+"""Bytes of a file's name and of its path, of which a data set's folder leaves that much."""
 LARGEST = 1e6
 """Pixels, degrees or radians beyond which a number is damage."""
 LEAVE_EMPTY = "leave the cells of points that are not annotated empty (NaN in an NPZ file)."
@@ -239,13 +239,21 @@ def _kind(key: str) -> str:
     return "text" if key in _WORDS else "numbers"
 
 
+def _can_be_a_file(name: str) -> bool:
+    encoded = name.encode("utf-8", "replace")
+    parts = encoded.split(b"/")
+    # Lone halves of a surrogate pair are no text.
+    whole = not any("\ud800" <= character <= "\udfff" for character in name)
+    return whole and b"\0" not in encoded and len(encoded) <= LONGEST_PATH and max(map(len, parts)) <= LONGEST_NAME
+
+
 def _checked(table: Annotations) -> Annotations:
     path, points = table.path, table.landmarks.shape[1]
     if table.split is not None and not set(table.split) <= {"train", "val", "test"}:
         other = sorted(set(table.split) - {"train", "val", "test"})[0]
         raise DataError(f"{path} has split {other!r}: use train, val or test.")
     for name in [*table.file, *(table.scan or [])]:
-        if "\0" in name or len(name) > LONGEST_NAME:
+        if not _can_be_a_file(name):
             raise DataError(f"{path} names a file {name[:40]!r}..., which no file is called.")
     if "" in table.file:
         raise DataError(f"{path} has a row without a file.")

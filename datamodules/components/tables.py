@@ -68,7 +68,8 @@ class TableFaceDataset(FileFaceDataset):
 
     def files(self, index: int) -> tuple[Path, ...]:
         """Photograph or video, and the table."""
-        return (any_case(self.folder / self.table.file[self.rows[index]]), self.table.path)
+        path = self.folder / self.table.file[self.rows[index]]
+        return (any_case(path) if path.parent.resolve().is_relative_to(self.folder) else path, self.table.path)
 
     def fingerprint(self) -> str:
         """Hash of the files' names and sizes, of the table and of the rows."""

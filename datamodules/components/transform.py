@@ -34,7 +34,7 @@ from lightning_faces.geometry.landmarks import flip_permutation
 from lightning_faces.targets import MODEL_TARGETS, TARGETS
 
 SHOWN = 0.05
-"""Share of a face's box that must lie inside its picture: of less, the crop would be black."""
+"""Share of a face's box (or of its picture, if smaller) that must be inside: of less, the crop would be black."""
 LARGEST = 1e6
 """Pixels beyond which no face lies: what is further away is a damaged label."""
 
@@ -253,7 +253,7 @@ def check_box(raw: RawFace) -> None:
     """Refuse a face of which the picture shows nothing: its crop would be black.
 
     Raises:
-        DataError: If less than a twentieth of the face's box lies inside the picture, or the box is no box.
+        DataError: If the face's box lies outside the picture (less than a twentieth is inside), or is no box.
     """
     height, width = raw.image.shape[:2]
     low, high = raw.box[:2], raw.box[2:]
@@ -261,7 +261,8 @@ def check_box(raw: RawFace) -> None:
         raise DataError(f"{raw.name} has the face box {raw.box.tolist()}, which is none: correct its label.")
     # Pixel centres are integers, so the picture spans from -0.5.
     inside = np.clip(high, -0.5, (width - 0.5, height - 0.5)) - np.clip(low, -0.5, (width - 0.5, height - 0.5))
-    if float(np.prod(inside / (high - low))) < SHOWN:
+    # A box may be larger than its picture, as where a long picture is taken whole.
+    if float(np.prod(inside / np.minimum(high - low, (width, height)))) < SHOWN:
         raise DataError(
             f"{raw.name} has a face box {np.round(raw.box, 1).tolist()} outside its picture of "
             f"{width} x {height} pixels: correct the label, or leave the sample out."

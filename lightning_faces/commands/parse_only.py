@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from callbacks.check_monitor import validation_names
 from datamodules.base import FaceDataModule
+from lightning_faces.commands.checks import OPTION_ERRORS, unmade
 from lightning_faces.commands.parser import FacesParser
 from lightning_faces.commands.sentences import sentence
 from lightning_faces.commands.train import FacesCLI
@@ -57,9 +58,6 @@ def logged_by(args: Sequence[str]) -> frozenset[str]:
         method = ParseOnly(args).model
     except LightningFacesError:
         raise
-    except (ValueError, TypeError, RuntimeError) as error:
-        message = sentence(error)
-        if message is None:
-            raise
-        raise ConfigurationError(message) from error
+    except OPTION_ERRORS as error:
+        raise ConfigurationError(sentence(error) or unmade(error)) from error
     return frozenset({"train/loss", *validation_names(method)})

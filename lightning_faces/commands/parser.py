@@ -74,12 +74,12 @@ def why_not_importable(name: str) -> str | None:
     try:
         imported = import_module(module)
     except FAILS_INSIDE as error:
-        absent = isinstance(error, ModuleNotFoundError) and error.name is not None
-        if absent and f"{module}.".startswith(f"{error.name}."):  # type: ignore[attr-defined]
+        absent = error.name if isinstance(error, ModuleNotFoundError) else None
+        if absent is not None and f"{module}.".startswith(f"{absent}."):
             paths = dict.fromkeys(path or str(Path.cwd()) for path in sys.path)
             # Python's own library is not where one would look for it.
             folders = ", ".join(p for p in paths if Path(p).is_dir() and not p.startswith(sys.base_prefix + os.sep))
-            return f"there is no module {error.name!r} in {folders}"  # type: ignore[attr-defined]
+            return f"there is no module {absent!r} in {folders}"
         frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
         where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
         return f"importing {module} fails with {type(error).__name__}: {error}{where}"

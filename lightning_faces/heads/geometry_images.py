@@ -69,12 +69,8 @@ class GeometryImageHead(Head):
             raise ConfigurationError(f"Option offset_range is {offset_range}; it must be positive.")
         self.image_size, self.offset_range, self.camera = shape.image_size, offset_range, camera
         self.face_model = MorphableModel.load(face_model) if isinstance(face_model, str) else face_model
-        region = (
-            self.face_model.faces
-            if self.face_model.uv_face_ids is None
-            else self.face_model.faces[self.face_model.uv_face_ids]
-        )
-        places = self.face_model.mean[region.unique()]
+        faces, region = self.face_model.faces, self.face_model.uv_face_ids
+        places = self.face_model.mean[torch.unique(faces if region is None else faces[region])]
         low, high = places.amin(dim=0).clamp(max=0), places.amax(dim=0).clamp(min=0)
         self.register_buffer("centre", ((low + high) / 2)[:, None, None], persistent=False)
         self.register_buffer("half_side", ((0.5 + MARGIN) * (high - low))[:, None, None], persistent=False)

@@ -13,8 +13,8 @@ from typing import Any, Literal, Union
 
 from lightning_faces.errors import DataError
 
-STARTING = frozenset({"start_from"})
-"""Arguments that say where a training starts: they are done with when it is saved."""
+STARTING = frozenset({"start_from", "pose_source"})
+"""Arguments that name files of the user's own: what a training starts from, where poses come from."""
 MOST_ARGUMENTS = 10_000
 """Values that the arguments of a method may have in all."""
 DEEPEST = 20
@@ -39,7 +39,8 @@ OPENING = frozenset(
 def imported_subclasses(base: type) -> list[type]:
     """All imported subclasses, the class itself first."""
     found = [base]
-    for subclass in base.__subclasses__():
+    subclasses: list[type] = base.__subclasses__()
+    for subclass in subclasses:
         found += [kind for kind in imported_subclasses(subclass) if kind not in found]
     return found
 

@@ -97,6 +97,7 @@ class FaceMethod(LightningModule, ABC):
         self._scorers: dict[str, Scorer] = {}
         self._pass_start: dict[str, Any] | None = None
         self._continued: dict[str, Any] = {}
+        self._found_lr: float | None = None
 
     @classmethod
     def _not_saved(cls) -> set[str]:
@@ -300,6 +301,22 @@ class FaceMethod(LightningModule, ABC):
         reduce = partial(self._trainer.strategy.reduce, reduce_op="sum")
         return term_means(terms, self._trainer.world_size, reduce)
 
+    @property
+    def lr(self) -> float:
+        """The optimizer's learning rate, under the name by which Lightning's learning-rate finder reads and sets it."""
+        if self.make_optimizer is None:
+            raise AttributeError(f"{type(self).__name__} is fitted without gradients: it has no learning rate.")
+        return float(self.make_optimizer([p for p in self.parameters() if p.requires_grad]).param_groups[0]["lr"])
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        self._found_lr = float(value)
+        if self._trainer is not None:
+            # The schedule begins at the new rate too.
+            for config in self._trainer.lr_scheduler_configs:
+                if hasattr(config.scheduler, "base_lrs"):
+                    config.scheduler.base_lrs = [self._found_lr] * len(config.scheduler.base_lrs)
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Optimizer and schedule over the parameters that require a gradient.
 
@@ -309,6 +326,9 @@ class FaceMethod(LightningModule, ABC):
         if self.make_optimizer is None:
             return []
         optimizer = self.make_optimizer([p for p in self.parameters() if p.requires_grad])
+        if self._found_lr is not None:
+            for group in optimizer.param_groups:
+                group["lr"] = self._found_lr
         for group in optimizer.param_groups:
             # Squares of gradients below 2e-4 are 0 there, so a small eps divides by nothing.
             if any(p.dtype == torch.float16 for p in group["params"]) and group.get("eps", 1) < 1e-4:

@@ -21,6 +21,11 @@ class MeanLandmarks(FaceMethod):
 
     Args:
         landmark_scheme: Landmark scheme of the data.
+
+    Example:
+        >>> batch = {"image": torch.zeros(1, 3, 64, 64), "index": torch.tensor([0])}
+        >>> MeanLandmarks().predict_faces(batch).landmarks.shape
+        torch.Size([1, 68, 3])
     """
 
     def __init__(self, landmark_scheme: str = "68") -> None:

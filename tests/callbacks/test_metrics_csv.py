@@ -34,6 +34,13 @@ def test_a_new_process_goes_on_and_replaces_the_steps_that_it_repeats(tmp_path: 
     )
 
 
+def test_a_row_that_a_kill_cut_short_does_not_spoil_the_next(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text("step,train/loss\n0,0.5\n1,0.2")
+    logger = MetricsCSV(tmp_path)
+    logger.log_metrics({"train/loss": 0.125}, step=2)
+    assert (tmp_path / "metrics.csv").read_text() == "step,train/loss\n0,0.5\n2,0.125\n"
+
+
 def test_damage_is_said_and_what_is_good_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "metrics.csv"
     damage = {

@@ -119,3 +119,49 @@ def test_links_that_go_in_circles_end(tmp_path: Path) -> None:
     (tmp_path / "a" / "loop").symlink_to(tmp_path)
     Image.new("RGB", (20, 20)).save(tmp_path / "a" / "x.png")
     assert len(make(tmp_path)) == 1
+
+
+def test_pictures_that_are_left_out_are_counted_and_named(tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.JFIF", "sub/c.JPEG"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (20, 20)).save(tmp_path / name, format="JPEG")
+    for name in ("d.heic", "sub/e.avif", "sub/f.HEIC", "g.wmv", "h", "notes.txt", ".hidden.heic", "README"):
+        (tmp_path / name).write_bytes(b"x")
+    module = ImageFolder(str(tmp_path), image_size=32, num_workers=0)
+    with pytest.warns(UserWarning, match="ImageFolder leaves out 5 file") as said:
+        module.setup("predict")
+    text = str(said[0].message)
+    assert "1 .avif (sub/e.avif), 2 .heic (d.heic), 1 .wmv (g.wmv), 1 without an ending (h)" in text
+    (batch,) = list(module.predict_dataloader())
+    assert batch["sample_id"] == ["a.jpg", "b.JFIF", "sub/c.JPEG"]
+
+
+def test_pictures_of_any_size_up_to_the_limit(tmp_path: Path) -> None:
+    Image.new("L", (40_000, 2_000), 255).save(tmp_path / "long.png", compress_level=1)
+    module = ImageFolder(str(tmp_path), image_size=32, num_workers=0)
+    module.setup("predict")
+    (batch,) = list(module.predict_dataloader())
+    assert float(batch["image"][0, :, 15:17].min()) == 1.0
+    assert float(batch["image"][0, :, 0].max()) == 0.0
+    module = ImageFolder(str(tmp_path), max_megapixels=7, image_size=32, num_workers=0)
+    module.setup("predict")
+    with pytest.raises(
+        DataError, match=r"long\.png is too large: .* 40000 x 2000 pixels, .* 7 million .*max_megapixels"
+    ):
+        list(module.predict_dataloader())
+
+
+def test_a_box_outside_its_picture_is_refused_or_left_out_loudly(tmp_path: Path) -> None:
+    Image.new("RGB", (50, 50), (255, 255, 255)).save(tmp_path / "a.png")
+    (tmp_path / "boxes.csv").write_text("file,x0,y0,x1,y1\na.png,10,10,40,40\na.png,60,10,90,40\n")
+    options = {"boxes": str(tmp_path / "boxes.csv"), "image_size": 32, "num_workers": 0, "batch_size": 1}
+    module = ImageFolder(str(tmp_path), **options)  # type: ignore[arg-type]
+    module.setup("predict")
+    with pytest.raises(DataError, match=r"Sample a\.png@1 of .*boxes\.csv has .* outside its picture of 50 x 50"):
+        list(module.predict_dataloader())
+    module = ImageFolder(str(tmp_path), on_error="skip", **{**options, "batch_size": 2})  # type: ignore[arg-type]
+    module.setup("predict")
+    with pytest.warns(UserWarning, match="ImageFolder skips a sample: .* outside its picture"):
+        (batch,) = list(module.predict_dataloader())
+    assert batch["sample_id"] == ["a.png"]
+    assert module.datasets["predict"].skipped == 1  # type: ignore[attr-defined]

@@ -11,7 +11,7 @@ import torch
 
 from datamodules.base import FaceDataModule
 from datamodules.synthetic import SyntheticFaces
-from lightning_faces.methods import MeanLandmarks, Pix2Face, PRNet, Zhao2016
+from lightning_faces.methods import MeanLandmarks, Pix2Face, PRNet, Richardson2016, Zhao2016
 from lightning_faces.methods.base import FaceMethod
 from tests.methods.contract import MethodContract
 from tests.methods.faces import rendered_faces
@@ -90,6 +90,15 @@ class TestPix2Face(WithDenseFaces):
         method = Pix2Face(image_size, width=4, depth=3, offset_range=40.0, optimizer=SGD)
         method.load_state_dict(trained_pix2face())
         return method
+
+
+class TestRichardson2016(WithDenseFaces):
+    half_tolerance = 0.1
+    falls_to = 0.99
+
+    def make(self, image_size: int = 32) -> FaceMethod:
+        # Squared millimetres are large numbers, and so are their gradients.
+        return Richardson2016(image_size, width=4, optimizer=functools.partial(torch.optim.SGD, lr=1e-4))
 
 
 class TestCascade(MethodContract):

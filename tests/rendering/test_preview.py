@@ -132,7 +132,8 @@ def test_marks_are_where_the_landmarks_are(synthesizer: FaceSynthesizer, tmp_pat
     for index in range(3):
         plain, marked = tiles[2 * index : 2 * index + 2]
         image = (rendered["image"][index] * 255).round().byte().permute(1, 2, 0).numpy()
-        assert np.array_equal(plain[::2, ::2], image)
+        # Drawn alone and together, a few colours may differ by one step.
+        assert np.abs(plain[::2, ::2].astype(int) - image).max() <= 1
         assert not any((plain == colour).all(-1).any() for colour in (SEEN, HIDDEN))
         points, seen = rendered["landmarks"][index, :, :2] * 2 + 0.5, rendered["visible"][index]  # pixels of the tile
         y, x = np.nonzero((plain != marked).any(-1))

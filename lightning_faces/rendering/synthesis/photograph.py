@@ -116,14 +116,14 @@ class Photograph(nn.Module):
 
     def take(self, image: Tensor, front: Occlusion, taken: Exposure) -> Tensor:
         """The photograph of what is to be seen, ``[B, 3, H, W]``; on the CPU one by one, which stays in its caches."""
-        if not _is_plain(image):
+        if image.device.type != "cpu":
             return self.degrade(self.occlude(image, front, taken.grain_place), taken)
-        pictures = torch.empty_like(image)
+        pictures = []
         for row in range(image.shape[0]):
             one = partial(torch.narrow, dim=0, start=row, length=1)
             single = taken.map(one)
-            pictures[row] = self.degrade(self.occlude(one(image), front.map(one), single.grain_place), single)[0]
-        return pictures
+            pictures.append(self.degrade(self.occlude(one(image), front.map(one), single.grain_place), single))
+        return torch.cat(pictures)
 
     def occlude(self, image: Tensor, front: Occlusion, grain_place: Tensor) -> Tensor:
         """Draw ellipses, bars and lines over the picture, and cut off its edges."""

@@ -10,12 +10,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy.io import loadmat, savemat
 
 from datamodules.aflw2000 import AFLW20003D
 from datamodules.augment import PRNetAugmentation, similarity_about_centre
 from datamodules.base import FaceDataModule
-from datamodules.components.fitted import PARAMETERS, FittedFaceDataset, convert_pose, photograph_pairs
+from datamodules.components.fitted import PARAMETERS, FittedFaceDataset, convert_pose, flat_labels, photograph_pairs
 from datamodules.components.images import read_image
 from datamodules.components.matfile import read_mat
 from datamodules.components.transform import crop_face
@@ -269,3 +270,31 @@ def test_a_real_file_of_300w_lp_projects_the_mean_face_to_its_label() -> None:
     assert np.median(distance[17:]) < 8  # 6.2 measured
     assert np.median(mirrored[17:]) > 16
     assert distance[:17].max() > 20
+
+
+def test_photographs_of_any_ending_and_case_are_found(tmp_path: Path) -> None:
+    folder = write_aflw2000(tmp_path / "AFLW2000", 4)
+    first, second, third, fourth = sorted(folder.glob("*.jpg"))
+    first.rename(first.with_suffix(".JPG"))
+    Image.open(second).save(second.with_suffix(".png"))
+    second.unlink()
+    third.with_suffix(".mat").rename(third.with_suffix(".MAT"))
+    Image.open(fourth).save(fourth.with_suffix(".PNG"))  # beside X.jpg, which comes first
+    pairs = photograph_pairs(folder)
+    assert [(photograph.suffix, label.suffix) for photograph, label in pairs] == [
+        (".JPG", ".mat"), (".png", ".mat"), (".jpg", ".MAT"), (".jpg", ".mat")
+    ]  # fmt: skip
+    module = AFLW20003D(root=str(tmp_path), image_size=32)
+    dataset = module.make_dataset("test", module.available_targets)
+    assert dataset is not None
+    module.configure(dataset, "test")
+    assert len(dataset.__getitems__([(i, 0) for i in range(4)])) == 4
+
+
+def test_labels_that_are_missing_are_masked() -> None:
+    points = np.random.default_rng(0).uniform(10, 90, size=(68, 2))
+    points[[3, 9]] = -1
+    landmarks, mask = flat_labels(points)
+    assert np.nonzero(~mask[:, 0])[0].tolist() == [3, 9]
+    assert not mask[:, 2].any()
+    assert np.array_equal(landmarks[0, :2], points[0] - 1)

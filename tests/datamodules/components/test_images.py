@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import struct
+import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -115,3 +118,45 @@ def test_damaged_bytes_give_an_image_or_a_named_error(tmp_path: Path) -> None:
             else:
                 assert image.dtype == np.uint8
                 assert image.shape[2] == 3
+
+
+def test_a_size_that_the_file_cannot_hold_is_refused_before_decoding(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "claims.bmp")
+    content = bytearray((tmp_path / "claims.bmp").read_bytes())
+    content[18:26] = struct.pack("<ii", 9000, 9000)
+    (tmp_path / "claims.bmp").write_bytes(content)
+    start = time.process_time()
+    with pytest.raises(DataError, match=r"claims\.bmp is not a whole image \(it claims 9000 x 9000 pixels in"):
+        read_image(tmp_path / "claims.bmp")
+    assert time.process_time() - start < 1
+
+
+def test_larger_images_are_read_where_they_are_allowed(tmp_path: Path) -> None:
+    limit = Image.MAX_IMAGE_PIXELS
+    Image.new("L", (12_000, 9_000), 3).save(tmp_path / "large.png", compress_level=1)
+    with pytest.raises(DataError, match=r"large\.png is too large: it has 12000 x 9000 pixels, .* 100 million"):
+        read_image(tmp_path / "large.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_image(tmp_path / "large.png", max_pixels=10**9)[8_999, 11_999].tolist() == [3, 3, 3]
+    assert limit == Image.MAX_IMAGE_PIXELS
+
+
+def test_other_formats_are_not_tried(tmp_path: Path) -> None:
+    """Pillow would hand an EPS file to Ghostscript, whatever it is called."""
+    (tmp_path / "a.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
+    with pytest.raises(DataError, match=r"a\.jpg is not a whole image"):
+        read_image(tmp_path / "a.jpg")
+    Image.fromarray(PIXELS).save(tmp_path / "b.ppm")
+    (tmp_path / "b.ppm").rename(tmp_path / "b.png")
+    with pytest.raises(DataError, match=r"b\.png is not a whole image"):
+        read_image(tmp_path / "b.png")
+
+
+def test_strips_are_the_whole(tmp_path: Path) -> None:
+    """Images with more rows than are converted together."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, size=(1300, 30, 4), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    over = Image.alpha_composite(Image.new("RGBA", (30, 1300), (0, 0, 0, 255)), Image.fromarray(pixels)).convert("RGB")
+    assert np.array_equal(read_image(tmp_path / "a.png"), np.asarray(over))
