@@ -257,7 +257,9 @@ def _record(
     dataset, table = evaluation.loader.dataset, scored.table
     first = next(name for name in table if name not in NO_SCORES)
     order = np.argsort(table[first], kind="stable")[: int(np.isfinite(table[first]).sum())]
-    hparams = json.dumps(dict(method.hparams), sort_keys=True, default=str)
+    # Without what the command line adds: the same whether the method was configured or loaded.
+    options = {key: value for key, value in method.hparams.items() if not key.startswith("_")}
+    hparams = json.dumps(options, sort_keys=True, default=str)
     name = type(method).__name__
     batch = evaluation.first_batch
     assert batch is not None

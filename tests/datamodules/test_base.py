@@ -202,7 +202,7 @@ def test_a_method_that_reflections_leave_nothing_is_refused(mixed: bool) -> None
         (lambda: NoiseFaces(seed=-1), "data option seed is -1; it must be from 0 to 4.29497e+09."),
         (lambda: SyntheticFaces(train_size=0), "SyntheticFaces option train_size is 0; it must be at least 1."),
         (lambda: SyntheticFaces(position_map_size=0), "SyntheticFaces option position_map_size is 0; it must be"),
-        (lambda: SyntheticFaces(canvas=float("inf")), "SyntheticFaces option canvas is inf; it must be from 1 to 10."),
+        (lambda: SyntheticFaces(canvas=float("inf")), "SyntheticFaces option canvas is inf; it must be from 1 to 100."),
         (lambda: AFLW20003D(position_map_size=0), "AFLW20003D option position_map_size is 0; it must be"),
         (lambda: AFLW20003D(max_angle=-1.0), "AFLW20003D option max_angle is -1.0; it must be at least 0.001."),
         (lambda: AFLW20003D(balanced_seed=-1), "AFLW20003D option balanced_seed is -1; it must be at least 0."),
