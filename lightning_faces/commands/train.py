@@ -65,7 +65,7 @@ TRAINER_DEFAULTS: dict[str, Any] = {
 RUNS = "runs"
 CHECKPOINT_HELP = {
     "fit": "Checkpoint to go on with: a path, last or best of the run's folder, or auto (last, if there is one).",
-    "test": "Checkpoint: a path, last or best of the run's folder, or initial (the weights that the method starts with).",
+    "test": "Checkpoint: a path, last or best of the run's folder, or initial (the weights that it starts with).",
 }
 CHECKPOINTS_BY_NAME = ("last", "best", "auto", "initial")
 
