@@ -132,7 +132,7 @@ def test_sigkill_at_any_moment_and_the_same_command_again(tmp_path: Path) -> Non
         "--data=NoiseFaces", "--data.train_size=40", "--data.batch_size=4", "--trainer.max_epochs=3",
         "--trainer.accelerator=cpu", "--trainer.deterministic=true", "--trainer.enable_progress_bar=false",
         "--experiment=e", "--trainer.callbacks+=LastCheckpoint", "--trainer.callbacks.every_n_train_steps=3",
-        "--ckpt_path=last",
+        "--ckpt_path=auto",
     ]  # fmt: skip
     folder = tmp_path / "runs" / "e"
     for step, delay in ((4, 0.0), (11, 0.003), (18, 0.01), (24, 0.03)):
