@@ -35,25 +35,26 @@ def train(folder: Path, config: str, *options: str) -> Path:
     spent = folder / "cpu_minutes.txt"
     if not (folder / "training.json").exists():
         started = cpu_seconds()
-        where = ["--experiment", folder.parent.name, "--name", folder.name, "--ckpt_path", "last"]
+        where = ["--experiment", folder.parent.name, "--name", folder.name, "--ckpt_path", "auto"]
         lightning_faces(["fit", "--config", config, *where, *options])
         earlier = float(spent.read_text()) if spent.exists() else 0.0
         write_atomic(spent, f"{earlier + (cpu_seconds() - started) / 60:.1f}\n".encode())
     return folder / "checkpoints" / "last.ckpt"
 
 
-def score(folder: Path, config: str, checkpoint: Path) -> None:
+def score(folder: Path, config: str, checkpoint: Path, *options: str) -> None:
     """Write the records of a run that are not there: the configuration's test faces, and AFLW2000-3D where it is.
 
-    The photographs are those in LIGHTNING_FACES_DATA, cropped at the size that the configuration trains at.
+    The photographs are those in LIGHTNING_FACES_DATA, cropped at the size that the configuration trains at. Options are
+    what the configuration of the run had besides.
     """
-    data = {"syntheticfaces": ["--config", config]}
+    data = {"syntheticfaces": ["--config", config, *options]}
     if os.environ.get("LIGHTNING_FACES_DATA"):
         size = yaml.safe_load(Path(config).read_text())["data"]["init_args"]["image_size"]
         data["aflw2000"] = ["--data", "AFLW20003D", "--data.image_size", str(size)]
-    for name, options in data.items():
+    for name, chosen in data.items():
         if not list(folder.glob(f"records/{name}*.json")):
-            lightning_faces(["test", *options, "--ckpt_path", str(checkpoint)])
+            lightning_faces(["test", *chosen, "--ckpt_path", str(checkpoint)])
 
 
 def evaluations(runs: Path) -> dict[tuple[str, str], dict[int, Evaluation]]:

@@ -1,10 +1,10 @@
 """PARM against PRM, PCLM and LBF: errors by stage (tables 1 and 2, figure 2), time of training, speed, memory.
 
-    python benchmarks/parm.py train [--faces N] [--seeds S ...] [--variants V ...] [--options ARGUMENT ...]
+    python benchmarks/parm.py train [--faces N] [--seeds S ...] [--variants V ...]
     python benchmarks/parm.py show  [--faces N]
     python benchmarks/parm.py speed
 
-`train` fits configs/method/parm.yaml once per variant and seed on the first N of its synthetic faces into runs/parm/N/,
+`train` fits configs/method/parm.yaml once per variant and seed on the first N of its synthetic faces into runs/parm_N/,
 and the mean-landmark baseline on the same crops, and scores each on the synthetic test faces and, where
 LIGHTNING_FACES_DATA holds AFLW2000-3D, on those photographs. Runs that exist are kept, so seeds can be added later.
 `show` prints means over seeds with 95 % bootstrap intervals over faces, and the differences of PARM to the others,
@@ -30,7 +30,7 @@ from lightning_faces.methods import PARM
 
 CONFIG = "configs/method/parm.yaml"
 BASELINE = "configs/method/mean_landmarks.yaml"
-RUNS = Path("runs/parm")
+RUNS = "runs/parm_{faces}"
 VARIANTS = ("pclm", "prm", "parm", "lbf")
 PERCENT = ("nme", "nme_0_30", "nme_30_60", "nme_60_90", "nme_mean", "nme_3d_mean")
 PARAMETERS = ("pose_error", "identity_error", "expression_error")
@@ -116,22 +116,21 @@ def main() -> None:
     parser.add_argument("--faces", type=int, default=4000, help="training faces (default 4000)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="seeds of trees and sites (default 1)")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="only these")
-    parser.add_argument("--options", nargs="*", default=[], help="further options of each training")
     chosen = parser.parse_args()
     os.chdir(Path(__file__).resolve().parent.parent)
-    runs = RUNS / str(chosen.faces)
+    runs = Path(RUNS.format(faces=chosen.faces))
     if chosen.what == "speed":
         speed()
         return
     if chosen.what == "train":
         size = f"--data.init_args.train_size={chosen.faces}"
         folder = runs / "mean-seed1"
-        score(folder, CONFIG, train(folder, CONFIG, "--config", BASELINE, size))
+        score(folder, CONFIG, train(folder, CONFIG, "--config", BASELINE, size), "--config", BASELINE)
         for seed in chosen.seeds:
             for variant in chosen.variants:
                 folder = runs / f"{variant}-seed{seed}"
                 options = [size, f"--model.init_args.seed={seed}", f"--model.init_args.variant={variant}"]
-                score(folder, CONFIG, train(folder, CONFIG, *options, *chosen.options))
+                score(folder, CONFIG, train(folder, CONFIG, *options))
     show(runs)
 
 

@@ -11,7 +11,7 @@ import torch
 
 from datamodules.base import FaceDataModule
 from datamodules.synthetic import SyntheticFaces
-from lightning_faces.methods import MeanLandmarks, Pix2Face, PRNet, Richardson2016, Zhao2016
+from lightning_faces.methods import PARM, MeanLandmarks, Pix2Face, PRNet, Richardson2016, Zhao2016
 from lightning_faces.methods.base import FaceMethod
 from tests.methods.contract import MethodContract
 from tests.methods.faces import rendered_faces
@@ -99,6 +99,11 @@ class TestRichardson2016(WithDenseFaces):
     def make(self, image_size: int = 32) -> FaceMethod:
         # Squared millimetres are large numbers, and so are their gradients.
         return Richardson2016(image_size, width=4, optimizer=functools.partial(torch.optim.SGD, lr=1e-4))
+
+
+class TestPARM(WithDenseFaces):
+    def make(self, image_size: int = 32) -> FaceMethod:
+        return PARM(radii=(0.3, 0.2), trees=2, tree_depth=2, candidates=10)
 
 
 class TestCascade(MethodContract):

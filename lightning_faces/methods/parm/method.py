@@ -289,7 +289,8 @@ class PARM(FaceMethod):
         dense = None
         if vertices:
             identity, expression = torch.tensor_split(coefficients, [self.face_model.num_identity], dim=1)
-            dense = weak_perspective(self.face_model.vertices(identity, expression), pose.float())
+            shape = self.face_model.vertices(identity, expression)
+            dense = weak_perspective(shape, pose.to(shape.dtype)).float()
         return FacePrediction(
             landmarks=points,
             vertices=dense,
