@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks import BestCheckpoint, GracefulStop, LastCheckpoint, SeedSteps
-from lightning_faces.history import read_values
+from lightning_faces.files.history import read_values
 from lightning_faces.methods import Zhao2016
 from tests.callbacks.training import STEPS_PER_EPOCH, data, method, trainer
 from tests.test_ddp import start

