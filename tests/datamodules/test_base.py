@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -240,13 +237,3 @@ def test_data_sets_are_not() -> None:
         "AFLW20003D", "AFLWLFPA", "BP4D", "Florence", "ImageFolder", "Menpo3D", "Mixed", "SyntheticFaces", "Table",
         "ThreeDFAW", "W300LP", "W3003D",
     }  # fmt: skip
-
-
-def test_data_sets_need_no_pytorch3d() -> None:
-    code = (
-        "import sys; sys.modules['pytorch3d'] = None\n"
-        "from datamodules import SyntheticFaces\n"
-        "data = SyntheticFaces(train_size=4); data.setup('fit'); print(len(data.datasets['train']))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=False)
-    assert done.stdout.strip() == "4", done.stderr
