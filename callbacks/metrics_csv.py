@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import Logger
 from lightning_utilities.core.rank_zero import rank_zero_only
 
 from lightning_faces.files import write_atomic
-from lightning_faces.history import FIRST_COLUMNS, read_history
+from lightning_faces.files.history import FIRST_COLUMNS, read_history
 
 
 class MetricsCSV(Logger):

@@ -22,7 +22,7 @@ from datamodules.components.fitted import (
 from datamodules.components.matfile import read_mat
 from datamodules.components.options import check_number
 from lightning_faces.errors import DataError
-from lightning_faces.npzfile import read_npy
+from lightning_faces.files.npz import read_npy
 from lightning_faces.yaw_bins import balanced_draw
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
@@ -41,13 +42,13 @@ def similarity_about_centre(
     )
 
 
-def _albumentations(transforms: list[tuple[str, dict[str, Any]]]) -> Any:
-    # The import takes seconds, so it is done where the first sample is augmented; without the variable, it asks the
-    # network for a newer release.
+def _albumentations() -> ModuleType:
+    # The import takes seconds, and few need it; without the variable, it asks the network for a newer release.
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     import albumentations
 
-    return albumentations.Compose([getattr(albumentations, name)(**options) for name, options in transforms])
+    module: ModuleType = albumentations
+    return module
 
 
 class _Augmentation:
@@ -58,6 +59,9 @@ class _Augmentation:
         self.flip = flip
         self.transforms = transforms
         self._pipeline: Any = None
+        if transforms:
+            # Not first in a loader process: W&B, which watches imports in a running run, does not let a forked one.
+            _albumentations()
 
     def appearance(
         self, image: NDArray[np.uint8], landmarks: NDArray[np.float32] | None, rng: np.random.Generator
@@ -66,7 +70,8 @@ class _Augmentation:
         if not self.transforms:
             return image
         if self._pipeline is None:
-            self._pipeline = _albumentations(self.transforms)
+            module = _albumentations()
+            self._pipeline = module.Compose([getattr(module, name)(**options) for name, options in self.transforms])
         self._pipeline.set_random_seed(int(rng.integers(2**31)))
         changed: NDArray[np.uint8] = self._pipeline(image=image)["image"]
         return changed

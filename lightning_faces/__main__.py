@@ -10,7 +10,7 @@ from importlib import import_module
 
 from lightning_faces import __version__
 from lightning_faces.errors import LightningFacesError
-from lightning_faces.plain_text import printable
+from lightning_faces.files.plain_text import printable
 
 COMMANDS = {
     "fit": ("lightning_faces.commands.train:fit", "train a method"),

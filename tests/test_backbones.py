@@ -125,7 +125,7 @@ def test_encoders_of_earlier_checkpoints_load(name: str) -> None:
     [
         ("hf-hub:timm/resnet18", {}, "option encoder is 'hf-hub:timm/resnet18': use a timm model's name"),
         ("hf_hub:a/b", {}, "is 'hf_hub:a/b'"),
-        ("local-dir:/tmp/model", {}, "is 'local-dir:/tmp/model'"),
+        ("local-dir:model", {}, "is 'local-dir:model'"),
         ("resnet_of_mine", {}, "use a timm model's name, for instance resnet"),
         ("resnet18", {"checkpoint_path": "/etc/passwd"}, "'resnet18' does not take 'checkpoint_path' here: leave it"),
         ("resnet18", {"pretrained_cfg": {"url": "http://a"}}, "does not take 'pretrained_cfg' here"),

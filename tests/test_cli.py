@@ -49,10 +49,7 @@ def fails(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_help_and_version_need_no_heavy_import() -> None:
-    code = (
-        "import sys, time; start = time.perf_counter(); from lightning_faces.__main__ import main; main(['--help']); "
-        "took = time.perf_counter() - start; assert 'torch' not in sys.modules; assert took < 0.5, took"
-    )
+    code = "import sys; from lightning_faces.__main__ import main; main(['--help']); assert 'torch' not in sys.modules"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert all(command in shown for command in COMMANDS)
 

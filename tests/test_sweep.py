@@ -19,7 +19,7 @@ from PIL import Image
 from lightning_faces.__main__ import main as command
 from lightning_faces.commands.parse_only import ParseOnly
 from lightning_faces.evaluation.scores import logged_names
-from lightning_faces.history import read_values
+from lightning_faces.files.history import read_values
 from lightning_faces.sweep.definition import command_line
 from lightning_faces.sweep.results import parallel_coordinates
 from tests.wandb_server import StandIn
@@ -298,7 +298,7 @@ def test_a_sweep_has_one_owner(capsys: pytest.CaptureFixture[str]) -> None:
     folder = Path("runs/sweep-s")
     folder.mkdir(parents=True)
     code = (
-        "import sys, time, pathlib; from lightning_faces.owner import Owner; "
+        "import sys, time, pathlib; from lightning_faces.files.owner import Owner; "
         "owner = Owner(pathlib.Path(sys.argv[1]), 'sweep'); print('held', flush=True); time.sleep(60)"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}

@@ -18,8 +18,8 @@ from datamodules.components.files import any_case
 from datamodules.components.sentinels import mask_missing, refuse_sentinels
 from lightning_faces.errors import DataError
 from lightning_faces.files import write_atomic
+from lightning_faces.files.npz import read_npz
 from lightning_faces.geometry.landmarks import SCHEMES, landmark_groups, num_landmarks
-from lightning_faces.npzfile import read_npz
 
 NUMBERS = ("subject", "view", "sequence", "frame")
 POSE_COLUMNS = ("scale", "pitch", "yaw_rad", "roll", "tx", "ty")

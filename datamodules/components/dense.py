@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from lightning_faces.errors import ConfigurationError, DataError
 from lightning_faces.files import write_atomic
+from lightning_faces.files.npz import read_npz
 from lightning_faces.geometry import weak_perspective
 from lightning_faces.morphable import MorphableModel
 from lightning_faces.morphable.uv import PositionMap
-from lightning_faces.npzfile import read_npz
 from lightning_faces.targets import MODEL_TARGETS, RENDERED_TARGETS
 
 DENSE_VERSION = 2

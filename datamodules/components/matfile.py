@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_faces import matfile
 from lightning_faces.errors import DataError
+from lightning_faces.files import mat
 
 
 def read_mat(
@@ -20,7 +20,7 @@ def read_mat(
     """Read numeric fields of a MATLAB file (version 5 to 7.2).
 
     MATLAB stores an all-zero array as uint8 and whole numbers as integers, so that one field has many types over a data
-    set (AFLW2000-3D: FACTS on dtype drift); everything is cast to float64 here.
+    set (AFLW2000-3D has); everything is cast to float64 here.
 
     Args:
         path: The file.
@@ -34,7 +34,7 @@ def read_mat(
         DataError: If the file is unreadable or a field is absent, of another shape, not numeric or not finite.
     """
     wanted = {**fields, **(optional or {})}
-    content = matfile.read_mat(path, wanted)
+    content = mat.read_mat(path, wanted)
     arrays = {}
     for name, shape in wanted.items():
         if name not in content:

@@ -22,9 +22,9 @@ from datamodules.components.files import any_case
 from datamodules.components.meshes import import_trimesh, load_mesh
 from lightning_faces.errors import DataError
 from lightning_faces.files import write_atomic
+from lightning_faces.files.npz import read_npy
 from lightning_faces.geometry import apply_similarity, similarity_transform
 from lightning_faces.morphable import MorphableModel
-from lightning_faces.npzfile import read_npy
 
 REGISTRATION_VERSION = 1
 """Part of the cache's keys: changes whenever the same scan gives another registration."""

@@ -13,9 +13,9 @@ from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 
 from lightning_faces.errors import ConfigurationError, LightningFacesError
+from lightning_faces.files.yaml_files import read_yaml
 from lightning_faces.methods.base import FaceMethod
 from lightning_faces.methods.continuing import make_optimizer
-from lightning_faces.yaml_files import read_yaml
 
 OPTION_ERRORS = (
     ValueError, TypeError, RuntimeError, AttributeError, LookupError, ArithmeticError, AssertionError, OSError,

@@ -10,8 +10,8 @@ from typing import Any
 
 import lightning_faces
 from lightning_faces.errors import ConfigurationError
-from lightning_faces.file_kinds import what_it_is
-from lightning_faces.yaml_files import read_yaml
+from lightning_faces.files.kinds import what_it_is
+from lightning_faces.files.yaml_files import read_yaml
 
 MOVED = {
     "datamodules.crop": "datamodules.components.transform",

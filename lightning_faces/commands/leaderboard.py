@@ -13,11 +13,11 @@ from rich.text import Text
 
 from lightning_faces.errors import ConfigurationError
 from lightning_faces.files import write_atomic
+from lightning_faces.files.plain_text import printable
 from lightning_faces.leaderboard.collect import collect, download
 from lightning_faces.leaderboard.page import to_html
 from lightning_faces.leaderboard.rank import Board, boards
 from lightning_faces.leaderboard.text import CSV_COLUMNS, PIPED_WIDTH, long_rows, print_boards, to_csv, to_markdown
-from lightning_faces.plain_text import printable
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -10,8 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from lightning_faces.errors import ConfigurationError
-from lightning_faces.owner import OWNER_FILE, Owner
-from lightning_faces.yaml_files import read_yaml
+from lightning_faces.files.owner import OWNER_FILE, Owner
+from lightning_faces.files.yaml_files import read_yaml
 
 RUN_FOLDER_VARIABLE = "LIGHTNING_FACES_RUN_FOLDER"
 """Carries the run folder to the processes that DDP starts, which run the same command again."""

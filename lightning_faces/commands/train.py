@@ -63,6 +63,10 @@ TRAINER_DEFAULTS: dict[str, Any] = {
 }
 """Defaults of ``trainer``, all of which a configuration can replace (``callbacks:``) or add to (``callbacks+:``)."""
 RUNS = "runs"
+CHECKPOINT_HELP = {
+    "fit": "Checkpoint to go on with: a path, last or best of the run's folder, or auto (last, if there is one).",
+    "test": "Checkpoint: a path, last or best of the run's folder, or initial (the weights that it starts with).",
+}
 CHECKPOINTS_BY_NAME = ("last", "best", "auto", "initial")
 
 
@@ -94,6 +98,14 @@ class FacesCLI(LightningCLI):
         parser.add_argument(
             "--name", type=str | None, default=None, help="Name of the run (default: the time at its start)."
         )
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        """The options of a command; ``ckpt_path`` takes our names for checkpoints."""
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        for action in parser._actions:
+            if action.dest == "ckpt_path":
+                action.help = CHECKPOINT_HELP["fit" if subcommand == "fit" else "test"]
+        return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; that ``args`` and ``sys.argv`` differ is not worth a warning, as this is callable from Python."""

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from lightning_faces.errors import DataError
 from lightning_faces.files import write_atomic
-from lightning_faces.npzfile import read_npz
+from lightning_faces.files.npz import read_npz
 
 RECORD_VERSION = 2
 """Version of the schema that is written; those of version 1, which lack :data:`_NEW_IN_2`, are read too."""

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_faces.files.plain_text import printable
 from lightning_faces.leaderboard.collect import Entry
 from lightning_faces.leaderboard.rank import BASELINE
-from lightning_faces.plain_text import printable
 
 Points = list[tuple[float, float]]
 CURVES = {

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from lightning_faces.errors import ConfigurationError, DataError
 from lightning_faces.evaluation.records import Record, read_record, read_samples
-from lightning_faces.file_kinds import what_it_is
+from lightning_faces.files.kinds import what_it_is
 
 _DOWNLOADED = "from-wandb"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from lightning_faces.plain_text import printable
+from lightning_faces.files.plain_text import printable
 
 # An underscore within a word, and a colon that begins no address, mean nothing in Markdown.
 _MARKDOWN = re.compile(r"[\\`*\[\]<>&~|#!$@]|(?<![0-9A-Za-z])_|_(?![0-9A-Za-z])|:(?=//)|(?<=www)\.", re.IGNORECASE)

@@ -13,6 +13,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from lightning_faces.files.plain_text import csv_cell, printable
 from lightning_faces.leaderboard.collect import published
 from lightning_faces.leaderboard.markdown import markdown_text
 from lightning_faces.leaderboard.rank import BASELINE, Board, Row
@@ -25,7 +26,6 @@ from lightning_faces.leaderboard.table import (
     quoted_for,
     quoted_lines,
 )
-from lightning_faces.plain_text import csv_cell, printable
 
 CSV_COLUMNS = (
     "method", "dataset", "metric", "value", "low", "high", "unit", "samples", "rank", "tied_with_best", "setting",

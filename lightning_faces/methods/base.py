@@ -26,7 +26,7 @@ from lightning_faces.evaluation.scores import Stage, logged_scores
 from lightning_faces.geometry.frames import image_to_unit, unit_to_image
 from lightning_faces.heads.terms import Term, TermMean, full_precision, masked_term, term_means, weighted_sum
 from lightning_faces.methods import continuing
-from lightning_faces.methods.arguments import plain_arguments, signature
+from lightning_faces.methods.arguments import STARTING, plain_arguments, signature
 
 __all__ = [
     "FaceMethod",
@@ -101,9 +101,9 @@ class FaceMethod(LightningModule, ABC):
 
     @classmethod
     def _not_saved(cls) -> set[str]:
-        """Arguments of base classes' constructors that this class's own does not take, and factories."""
+        """Arguments of base classes' constructors that this class's own does not take, factories, and files."""
         bases = [set(signature(base)) for base in cls.__mro__ if issubclass(base, FaceMethod)]
-        return (set().union(*bases) - bases[0]) | {"optimizer", "lr_scheduler"}
+        return (set().union(*bases) - bases[0]) | {"optimizer", "lr_scheduler", *STARTING}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FaceMethod:
         """A copy with weights of its own, as weight averaging makes, that shares the optimizer's factory.

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from lightning_faces.errors import DataError
-from lightning_faces.file_kinds import what_it_is
+from lightning_faces.files.kinds import what_it_is
 
 LARGEST_PICKLE = 64 * 2**20
 """Bytes of the part that is not tensors; that of a network of 4,000 tensors has about 1 MiB."""

@@ -7,7 +7,6 @@ coordinates alone.
 from __future__ import annotations
 
 import math
-import pickle
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,10 +16,11 @@ from torch import Tensor, nn
 
 from lightning_faces.backbones import Backbone
 from lightning_faces.batch import FaceBatch, FacePrediction, FaceSpec
-from lightning_faces.errors import ConfigurationError
+from lightning_faces.errors import ConfigurationError, DataError
 from lightning_faces.geometry.landmarks import num_landmarks
 from lightning_faces.heads import DepthHead, Features, FeatureShape, LandmarkHead
 from lightning_faces.methods.base import FaceMethod, Term, full_precision
+from lightning_faces.methods.checkpoint import read_checkpoint, take_weights
 
 
 class PaperBackbone(nn.Module):
@@ -140,7 +140,6 @@ class Zhao2016(FaceMethod):
             raise ConfigurationError(
                 f"Zhao2016 option encoder_args is {encoder_args}, but the encoder is the paper's: name a timm model."
             )
-        self.save_hyperparameters(ignore=["optimizer", "lr_scheduler", "start_from"])
         self.image_size, self.landmark_scheme, self.stage = image_size, landmark_scheme, stage
         points = num_landmarks(landmark_scheme)
         self.backbone: PaperBackbone | Backbone
@@ -173,15 +172,14 @@ class Zhao2016(FaceMethod):
         if stage == "landmarks":
             self.depth_head.requires_grad_(False)
         if start_from is not None:
-            self._take_weights(Path(start_from).expanduser())
+            self._start_from(Path(start_from).expanduser())
 
-    def _take_weights(self, path: Path) -> None:
+    def _start_from(self, path: Path) -> None:
         try:
-            self.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
-        except (OSError, EOFError, KeyError, pickle.UnpicklingError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:200]
+            take_weights(self, read_checkpoint(path)["state_dict"], path)
+        except (ConfigurationError, DataError) as error:
             raise ConfigurationError(
-                f"Zhao2016 option start_from is {path}, which is no checkpoint of these networks: {reason}"
+                f"Zhao2016 option start_from is {path}, which is no checkpoint of these networks: {error}"
             ) from error
 
     @property

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from lightning_faces.errors import ConfigurationError, DataError
 from lightning_faces.files import write_atomic
-from lightning_faces.npzfile import compact, read_npz
+from lightning_faces.files.npz import compact, read_npz
 
 FORMAT_VERSION = 1
 """Version of the .npz layout that :meth:`MorphableModel.save` writes."""

@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from lightning_faces.errors import ConfigurationError
-from lightning_faces.yaml_files import read_yaml
+from lightning_faces.files.yaml_files import read_yaml
 
 NO_ENGINE = "The sweep engine is not installed"
 INSTALL_ENGINE = "pip install 'lightning-faces[sweep]'"

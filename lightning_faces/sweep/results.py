@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lightning_faces.files import write_atomic
-from lightning_faces.plain_text import csv_cell, printable
+from lightning_faces.files.plain_text import csv_cell, printable
 from lightning_faces.sweep.definition import argument
 from lightning_faces.sweep.trials import Trial
 

@@ -23,8 +23,8 @@ from rich.text import Text
 
 from lightning_faces.errors import ConfigurationError
 from lightning_faces.files import write_atomic
-from lightning_faces.history import read_values
-from lightning_faces.owner import Owner
+from lightning_faces.files.history import read_values
+from lightning_faces.files.owner import Owner
 from lightning_faces.sweep.definition import command_line, engine, plain
 from lightning_faces.sweep.results import table, write_results
 from lightning_faces.sweep.trials import Trial, read_state

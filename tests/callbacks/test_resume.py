@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks import BestCheckpoint, GracefulStop, LastCheckpoint, SeedSteps
-from lightning_faces.history import read_values
+from lightning_faces.files.history import read_values
 from lightning_faces.methods import Zhao2016
 from tests.callbacks.training import STEPS_PER_EPOCH, data, method, trainer
 from tests.test_ddp import start
@@ -132,7 +132,7 @@ def test_sigkill_at_any_moment_and_the_same_command_again(tmp_path: Path) -> Non
         "--data=NoiseFaces", "--data.train_size=40", "--data.batch_size=4", "--trainer.max_epochs=3",
         "--trainer.accelerator=cpu", "--trainer.deterministic=true", "--trainer.enable_progress_bar=false",
         "--experiment=e", "--trainer.callbacks+=LastCheckpoint", "--trainer.callbacks.every_n_train_steps=3",
-        "--ckpt_path=last",
+        "--ckpt_path=auto",
     ]  # fmt: skip
     folder = tmp_path / "runs" / "e"
     for step, delay in ((4, 0.0), (11, 0.003), (18, 0.01), (24, 0.03)):

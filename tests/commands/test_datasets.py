@@ -20,7 +20,10 @@ def _no_data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LIGHTNING_FACES_DATA", raising=False)
 
 
-def test_list_says_what_is_found_and_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_says_what_is_found_and_what_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")  # so that no cell is folded
     write_aflw2000(tmp_path / "AFLW2000", 3)
     write_300w_lp(tmp_path / "300W_LP", photographs=1, copies=1, labels=False)
     write_table(tmp_path / "BP4D", 2, "45")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import pickle
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -183,3 +184,10 @@ def test_wrong_ranges_are_named() -> None:
         ZhaoAugmentation(scale=(2.0, 1.0))
     with pytest.raises(ConfigurationError, match="flip is 2"):
         MildAugmentation(flip=2)
+
+
+def test_what_loader_processes_need_is_imported_before_they_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "albumentations", None)
+    MildAugmentation()
+    with pytest.raises(ImportError):
+        Pix2faceAugmentation()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from datamodules.synthetic import SyntheticFaces, SyntheticSplit
-from lightning_faces.errors import ConfigurationError
+from lightning_faces.errors import ConfigurationError, DataError
 from lightning_faces.geometry import invert_affine, transform_points, transform_pose, weak_perspective
 
 
@@ -116,3 +117,17 @@ def test_the_same_faces_are_the_same_data_set_whatever_their_targets(tmp_path: P
     assert plain.fingerprint() == sources[0].fingerprint() == sources[1].fingerprint()
     folders = {modules[0]._cache_folder(plain), *(m._cache_folder(s) for m, s in zip(modules, sources))}
     assert len(folders) == 3
+
+
+def test_a_damaged_cache_is_named(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"image_size": 32, "num_workers": 0, "cache_dir": str(tmp_path)}
+    SyntheticFaces(4, 2, 2, **options).make_dataset("val", frozenset({"landmarks", "pose"}))
+    (folder,) = tmp_path.iterdir()
+    image = folder / "image.npy"
+    content = image.read_bytes()
+    image.write_bytes(content[: len(content) // 2])
+    with pytest.raises(DataError, match=r"image\.npy is damaged .*: remove its folder to render it again"):
+        SyntheticFaces(4, 2, 2, **options).make_dataset("val", frozenset({"landmarks", "pose"}))
+    image.unlink()
+    with pytest.raises(DataError, match="is not whole: remove it to render it again"):
+        SyntheticFaces(4, 2, 2, **options).make_dataset("val", frozenset({"landmarks", "pose"}))

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lightning_faces.matfile import read_mat
+from lightning_faces.files.mat import read_mat
+from lightning_faces.files.npz import read_npz
 from lightning_faces.morphable import MorphableModel
 from lightning_faces.morphable.formats import FORMATS, build_from_meshes, import_model
 from lightning_faces.morphable.meshes import read_mesh
-from lightning_faces.npzfile import read_npz
 from tests.fakes import face_models as fakes
 from tests.fuzz.damage import outcomes
 

@@ -30,7 +30,7 @@ from lightning_faces.commands.configurations import check_arguments
 from lightning_faces.commands.parse_only import logged_by
 from lightning_faces.commands.run_folder import RunFolder
 from lightning_faces.errors import LightningFacesError
-from lightning_faces.history import read_values
+from lightning_faces.files.history import read_values
 from lightning_faces.methods.checkpoint import load_method
 from lightning_faces.sweep.definition import read_sweep
 from lightning_faces.sweep.trials import read_state

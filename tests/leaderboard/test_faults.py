@@ -15,12 +15,12 @@ from rich.console import Console
 from lightning_faces.commands.leaderboard import main
 from lightning_faces.errors import ConfigurationError
 from lightning_faces.evaluation.records import MetricValue, Training
+from lightning_faces.files.plain_text import csv_cell, printable
 from lightning_faces.leaderboard.charts import curve_end, error_curve, round_up
 from lightning_faces.leaderboard.collect import collect
 from lightning_faces.leaderboard.markdown import markdown_text
 from lightning_faces.leaderboard.rank import boards
 from lightning_faces.leaderboard.text import print_boards
-from lightning_faces.plain_text import csv_cell, printable
 from tests.leaderboard.made_runs import write_run
 
 HOSTILE = [

@@ -124,7 +124,7 @@ def test_nothing_in_a_checkpoint_runs_or_is_imported(command: str, arguments: di
         ({"gone": 3}, "saved with the option 'gone', which Zhao2016 does not have: use the version"),
         ({"encoder": "hf-hub:someone/model"}, "the address 'hf-hub:someone/model': a checkpoint fetches nothing"),
         ({"encoder": "hf_hub:someone/model"}, "the address"),
-        ({"encoder": "local-dir:/tmp/x"}, "the address"),
+        ({"encoder": "local-dir:elsewhere"}, "the address"),
         ({"encoder": "https://host/x.bin"}, "the address"),
         ({"encoder": "../../x.npz"}, "the file '../../x.npz': a checkpoint opens no file"),
         ({"encoder": "resnet18", "encoder_args": {"checkpoint_path": "/etc/passwd"}}, "'checkpoint_path'"),

@@ -17,7 +17,7 @@ from lightning_faces.methods import Pix2Face
 from lightning_faces.methods.pix2face.method import DECAY
 from lightning_faces.morphable import MorphableModel
 from tests.methods.faces import rendered_faces
-from tests.methods.losses import loss_of
+from tests.methods.losses import loss_of, losses_of_training
 
 
 @pytest.fixture(scope="module")
@@ -177,18 +177,7 @@ def test_paper_exact_network_learns_in_50_full_size_steps(model: MorphableModel)
     torch.manual_seed(0)
     torch.set_num_threads(2)
     method = Pix2Face()
-    batch, _ = rendered_faces(model, 8, 256)
-    assert method.make_optimizer is not None
-    optimizer = method.make_optimizer(method.parameters())
-    losses = []
-    for step in range(50):
-        part = slice(4 * (step % 2), 4 * (step % 2) + 4)
-        half: Any = {key: batch[key][part] for key in ("image", "pncc", "offsets", "face_mask")}  # type: ignore[literal-required]
-        half["has"] = {key: value[part] for key, value in batch["has"].items()}
-        optimizer.zero_grad()
-        loss = loss_of(method, half)
-        loss.backward()
-        optimizer.step()
-        losses.append(float(loss.detach()))
+    batches = [rendered_faces(model, 4, 256, seed)[0] for seed in (0, 1)]
+    losses = losses_of_training(method, batches, 50)
     assert np.isfinite(losses).all()
     assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:10])

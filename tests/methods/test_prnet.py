@@ -14,12 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from callbacks.evaluation_record import EvaluationRecord
-from datamodules import florence
 from datamodules.synthetic import SyntheticFaces
 from lightning_faces.batch import FaceBatch, FacePrediction, collate_faces
-from lightning_faces.cli import main
-from lightning_faces.errors import ConfigurationError, DataError
-from lightning_faces.evaluation.records import Record, read_record
+from lightning_faces.errors import ConfigurationError
+from lightning_faces.evaluation.records import read_record
 from lightning_faces.geometry.camera import face_size, weak_perspective
 from lightning_faces.heads import position_map
 from lightning_faces.heads.position_map import SameConvTranspose2d, depth_from_minimum, position_map_loss
@@ -27,7 +25,6 @@ from lightning_faces.methods import PRNet, prnet
 from lightning_faces.methods.prnet.network import ResidualBlock, SameConv2d
 from lightning_faces.morphable import MorphableModel
 from lightning_faces.morphable.uv import UVGrid
-from tests.fakes.photographs import fake_face_model, write_aflw2000, write_table
 from tests.methods.losses import loss_of
 
 
@@ -267,75 +264,6 @@ def test_samples_without_a_map_add_nothing(model: MorphableModel, grid: UVGrid) 
     assert float(loss_of(method, batch).detach()) == 0.0
 
 
-# Maps in UV space ----------------------------------------------------------------------------------------------------
-
-
-def test_a_map_of_uv_coordinates_shows_the_centres_of_its_texels(model: MorphableModel, grid: UVGrid) -> None:
-    assert model.uv is not None and model.uv_faces is not None and model.uv_face_ids is not None
-    values = torch.zeros(model.num_vertices, 2)
-    values[model.faces[model.uv_face_ids]] = model.uv[model.uv_faces]
-    shown = grid.position_map(values[None])[0]
-    centre = (torch.arange(64) + 0.5) / 64
-    expected = torch.stack((centre.expand(64, 64), centre[:, None].expand(64, 64)))
-    torch.testing.assert_close(shown[:, grid.mask], expected[:, grid.mask], atol=1e-6, rtol=0)
-    assert not bool(shown[:, ~grid.mask].any())
-    assert 0.8 < float(grid.mask.float().mean()) < 1.0
-
-
-def test_maps_agree_with_the_renderer(model: MorphableModel, grid: UVGrid) -> None:
-    from lightning_faces.rendering.maps import FaceMaps
-
-    vertices, _ = posed_faces(model, 2, 64)
-    rendered = FaceMaps(model, 64, 64).position_map(vertices)
-    # The renderer moves the grid by a hundredth of a texel, and a texel on an edge may belong to either triangle.
-    difference = (grid.position_map(vertices) - rendered)[..., grid.mask].abs()
-    assert float((difference < 0.03).float().mean()) > 0.999
-
-
-def test_weights_follow_the_regions(model: MorphableModel, grid: UVGrid) -> None:
-    weights = grid.weights((16.0, 4.0, 3.0, 0.0))
-    assert sorted(weights.unique().tolist()) == [0.0, 3.0, 4.0, 16.0]
-    assert 60 <= int((weights == 16).sum()) <= 68
-    assert not bool(weights[~grid.mask].any())
-    everything = grid.weights((1.0, 1.0, 1.0, 1.0))
-    assert bool((everything == grid.mask).all())
-    # The neck is at the bottom of the map, the nose in its middle columns.
-    rows = torch.arange(64.0)[:, None].expand(64, 64)
-    assert float(rows[grid.region == 4].mean()) > float(rows[grid.region == 3].mean()) + 10
-
-
-@pytest.mark.parametrize(("size", "landmark_limit", "vertex_limit"), [(48, 0.005, 0.005), (64, 0.004, 0.004)])
-def test_points_are_read_back_from_maps(
-    model: MorphableModel, size: int, landmark_limit: float, vertex_limit: float
-) -> None:
-    grid = UVGrid(model, size)
-    vertices, _ = posed_faces(model, 16, 96)
-    landmarks = model.landmarks(vertices)
-    maps = grid.position_map(vertices)
-    scale = face_size(landmarks)[:, None]
-    assert float(((grid.landmarks(maps) - landmarks).norm(dim=-1) / scale).mean()) < landmark_limit
-    assert float(((grid.vertices(maps) - vertices[:, grid.vertex_ids]).norm(dim=-1) / scale).mean()) < vertex_limit
-    # Weights sum to 1: moving the map moves the points.
-    torch.testing.assert_close(grid.landmarks(maps + 7.0), grid.landmarks(maps) + 7.0, atol=1e-3, rtol=0)
-
-
-def test_a_model_that_cannot_be_unwrapped_is_refused(model: MorphableModel) -> None:
-    fields: dict[str, Any] = {
-        key: getattr(model, key)
-        for key in ("mean", "faces", "identity_basis", "identity_std", "expression_basis", "expression_std")
-    }
-    with pytest.raises(ConfigurationError, match="has no UV map"):
-        UVGrid(MorphableModel("bare", **fields), 32)
-    fields.update(uv=model.uv, uv_faces=model.uv_faces, uv_face_ids=model.uv_face_ids)
-    with pytest.raises(ConfigurationError, match="has no landmarks 'bfm'"):
-        UVGrid(MorphableModel("bare", **fields), 32)
-    assert model.uv_face_ids is not None
-    outside = next(i for i in range(len(model.faces)) if i not in set(model.uv_face_ids.tolist()))
-    landmarks = {"bfm": (torch.tensor([outside]), torch.tensor([[1.0, 0.0, 0.0]]))}
-    with pytest.raises(DataError, match="outside its UV map"):
-        UVGrid(MorphableModel("bare", **fields, landmark_embeddings=landmarks), 32)
-
-
 # Faces from maps -----------------------------------------------------------------------------------------------------
 
 
@@ -534,78 +462,3 @@ def test_importing_the_method_does_not_import_the_renderer() -> None:
     for path in (*Path(prnet.__file__).parent.glob("*.py"), Path(position_map.__file__)):
         for statement in ast.parse(path.read_text()).body:
             assert "rendering" not in ast.unparse(statement) or not isinstance(statement, (ast.Import, ast.ImportFrom))
-
-
-# Protocols: the commands of configs/experiment on stand-in files, with untrained weights ------------------------------
-
-CONFIGS = Path(__file__).parents[2] / "configs" / "experiment"
-
-
-def score(tmp_path: Path, config: str, face_model: Path | str, *options: str) -> Record:
-    """The record of `lightning-faces test --config CONFIG` for a small PRNet."""
-    torch.manual_seed(0)
-    method = PRNet(image_size=32, width=2, face_model=str(face_model))
-    trainer = Trainer(accelerator="cpu", logger=False, enable_model_summary=False, default_root_dir=tmp_path)
-    trainer.strategy.connect(method)
-    path = tmp_path / "runs" / "prnet" / "small" / "checkpoints" / "last.ckpt"
-    trainer.save_checkpoint(path, weights_only=True)
-    content = torch.load(path, weights_only=True)
-    content["hyper_parameters"]["_class_path"] = "lightning_faces.methods.PRNet"  # as a training by command saves it
-    torch.save(content, path)
-    if face_model != "embedded":
-        # A checkpoint opens no file, so a face model of one's own is named again.
-        options = ("--model", "PRNet", "--model.face_model", str(face_model), *options)
-    main(
-        [
-            "test", "--config", str(CONFIGS / config), "--ckpt_path", str(path), "--data.image_size", "32",
-            "--data.num_workers", "0", "--trainer.logger", "false", "--trainer.accelerator", "cpu", *options,
-        ]
-    )  # fmt: skip
-    (path,) = path.parents[1].glob("records/*.json")
-    return read_record(path)
-
-
-@pytest.fixture(scope="module")
-def bfm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("model") / "bfm.npz"
-    fake_face_model().save(path)
-    return path
-
-
-def test_protocol_of_aflw2000(tmp_path: Path, bfm: Path) -> None:
-    """Table 1 and figures 5, 7 and 8."""
-    write_aflw2000(tmp_path / "AFLW2000", 12)
-    options = ("--data.root", str(tmp_path), "--data.face_model", str(bfm), "--data.position_map_size", "32")
-    record = score(tmp_path, "prnet_aflw2000.yaml", bfm, *options)
-    assert (record.dataset, record.method, record.margin) == ("AFLW2000-3D", "PRNet", 1.6)
-    assert record.protocol["crop"] == "square around the square box of the true landmarks"
-    wanted = {"nme_0_30", "nme_30_60", "nme_3d_mean", "dense_nme", "dense_nme_3d", "icp", "icp_0_30"}
-    assert wanted <= set(record.metrics)
-    assert record.metrics["icp"].samples == 12
-
-
-def test_protocol_of_aflw_lfpa(tmp_path: Path) -> None:
-    """Table 1, last column."""
-    visible: dict[str, Any] = {f"visible{i}": [1, 0, 1] for i in range(34)}
-    folder = write_table(tmp_path / "AFLW-LFPA", 3, "34", depth=False, **visible)
-    (folder / "mapping.json").write_text(str(list(range(17, 51))))
-    record = score(tmp_path, "prnet_lfpa.yaml", "embedded", "--data.root", str(tmp_path))
-    assert record.dataset == "AFLWLFPA"
-    assert record.metrics["nme_visible"].samples == 2
-
-
-def test_protocol_of_florence(tmp_path: Path, bfm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures 8 and 9."""
-    columns = {"scale": 0.5, "pitch": 0.1, "roll": 0, "tx": 60, "ty": 55}
-    yaw = [-80, -40, 0, 40, 80]
-    table: dict[str, Any] = {key: [value] * 5 for key, value in columns.items()}
-    table |= {"yaw": yaw, "yaw_rad": np.radians(yaw).tolist(), "scan": ["s.obj"] * 5, "subject": [3] * 5}
-    folder = write_table(tmp_path / "Florence", 5, "68", **table)
-    (folder / "s.obj").write_text("v 0 0 0")
-    mean = fake_face_model().mean.numpy()
-    monkeypatch.setattr(florence, "registered_scan", lambda *_: (mean, np.ones(len(mean), dtype=bool)))
-    options = ("--data.root", str(tmp_path), "--data.face_model", str(bfm), "--data.cache_dir", str(tmp_path))
-    record = score(tmp_path, "prnet_florence.yaml", bfm, *options)
-    assert record.dataset == "Florence"
-    counts = {name: record.metrics[f"icp_{name}"].samples for name in ("0_30", "30_60", "60_90")}
-    assert counts == {"0_30": 1, "30_60": 2, "60_90": 2}

@@ -131,6 +131,7 @@ WITHOUT_PYTORCH3D = """
 import sys
 sys.modules["pytorch3d"] = None
 import torch
+from datamodules import SyntheticFaces
 from lightning_faces.errors import ConfigurationError
 from lightning_faces.morphable import MorphableModel
 from lightning_faces.rendering import FaceRenderer, FaceSynthesizer, PhongLight, geometry_view
@@ -147,6 +148,9 @@ assert maps.face_region(vertices).pixel.numel() > 100
 image, mask = FaceRenderer(model, 32)(vertices, torch.full_like(vertices, 0.5), PhongLight.frontal(2))
 assert image.mean() > 0.05
 assert geometry_view(model, rendered["coefficients"], rendered["pose"], 32)[0].sum() > 100
+data = SyntheticFaces(train_size=4)
+data.setup("fit")
+assert len(data.datasets["train"]) == 4
 for needs in (
     lambda: _rasterize_on_device(vertices, model.faces, (32, 32), True),
     lambda: __import__("lightning_faces.rendering.rasterizer"),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lightning_faces.errors import DataError
-from lightning_faces.matfile import read_mat
+from lightning_faces.files.mat import read_mat
 from lightning_faces.morphable.derive import Parts
 from lightning_faces.morphable.formats.bfm_parts import bfm_expressions, segments
 from lightning_faces.morphable.formats.fields import (

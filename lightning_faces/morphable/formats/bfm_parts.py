@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_faces.errors import DataError
-from lightning_faces.matfile import read_mat
+from lightning_faces.files.mat import read_mat
 from lightning_faces.morphable.formats.fields import MICROMETRES, content, field_modes, field_points
 from lightning_faces.morphable.surface import Bools, Floats
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lightning_faces.matfile import read_mat
+from lightning_faces.files.mat import read_mat
 from lightning_faces.morphable.derive import Parts
 from lightning_faces.morphable.formats.fields import (
     BYTE,

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from lightning_faces.errors import DataError
+from lightning_faces.files.npz import read_npz
 from lightning_faces.morphable.derive import Parts
 from lightning_faces.morphable.formats.fields import (
     UNITS,
@@ -17,7 +18,6 @@ from lightning_faces.morphable.formats.fields import (
 )
 from lightning_faces.morphable.formats.pickle_data import Call, PickleError, as_array, read_pickle
 from lightning_faces.morphable.surface import Floats
-from lightning_faces.npzfile import read_npz
 
 FLAME_IDENTITIES = 300
 _INSTEAD = (

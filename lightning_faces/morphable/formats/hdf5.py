@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_faces.errors import ConfigurationError, DataError
-from lightning_faces.npzfile import read_npz
+from lightning_faces.files.npz import read_npz
 
 SCRIPT = Path(__file__).with_name("read_hdf5.py")
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lightning_faces.matfile import read_mat
+from lightning_faces.files.mat import read_mat
 from lightning_faces.morphable.derive import Parts
 from lightning_faces.morphable.formats.bfm_parts import bfm_expressions, segments
 from lightning_faces.morphable.formats.fields import (

@@ -74,7 +74,7 @@ def read_npz(
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror or error}): {fix}.") from error
     except (*_BROKEN, RuntimeError) as error:  # zipfile's RuntimeError: the archive is encrypted.
-        raise DataError(f"{path} is not {what} ({error}): {fix}.") from error
+        raise DataError(f"{path} is not {what} ({error!s:.200}): {fix}.") from error
 
 
 def read_npy(path: str | Path) -> NDArray[np.generic]:

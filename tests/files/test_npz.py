@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from lightning_faces.errors import DataError
-from lightning_faces.npzfile import read_npz
+from lightning_faces.files.npz import read_npz
 from tests.test_matfile import damage
 
 

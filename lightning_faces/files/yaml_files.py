@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from lightning_faces.errors import ConfigurationError
-from lightning_faces.file_kinds import what_it_is
+from lightning_faces.files.kinds import what_it_is
 
 LARGEST = 16 * 2**20
 """Bytes; a resolved configuration has a few thousand."""

@@ -15,7 +15,7 @@ import scipy.io
 from numpy.typing import NDArray
 
 from lightning_faces.errors import DataError
-from lightning_faces.matfile import read_mat
+from lightning_faces.files.mat import read_mat
 
 TYPES = ("u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4", "f8", "?")
 
