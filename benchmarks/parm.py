@@ -130,7 +130,7 @@ def main() -> None:
             for variant in chosen.variants:
                 folder = runs / f"{variant}-seed{seed}"
                 options = [size, f"--model.init_args.seed={seed}", f"--model.init_args.variant={variant}"]
-                score(folder, CONFIG, train(folder, CONFIG, *options))
+                score(folder, CONFIG, train(folder, CONFIG, *options), *options)
     show(runs)
 
 
