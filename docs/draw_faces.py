@@ -1,6 +1,6 @@
 """Draw synthetic test faces with what a checkpoint predicts: the picture at the top of the README.
 
-python docs/draw_faces.py runs/transfer/default-seed1/checkpoints/last.ckpt --out docs/faces.png
+python docs/draw_faces.py runs/quickstart/zhao2016/checkpoints/best.ckpt --out docs/faces.png
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@ needs:
 - a head that gives a few numbers (landmarks, coefficients, a pose) reads ``features.pooled`` ``[B, pooled]``;
 - a head that gives an image (PNCC, offsets, a position map) reads ``features.maps``, from the finest to the coarsest:
   map i is ``[B, channels[i], sides[i], sides[i]]``. A decoder starts at ``maps[-1]`` and, with skip
-  connections, joins the finer ones on its way up. A backbone without scales (a vision transformer) has one map.
+  connections, joins the finer ones on its way up. A backbone without scales (a vision transformer) has one map. Some
+  head must use the coarsest map or the pooled features, since DDP refuses layers that no loss depends on.
 
 :class:`FeatureShape` says before the first image how wide all this is, so a head is built with
 ``SomeHead(backbone.shape, ...)`` and refuses in one sentence what it cannot use. A head that works on the output of

@@ -16,17 +16,18 @@ from lightning_faces.morphable import MorphableModel
 
 
 class DenseHead(Head):
-    """PNCC, offsets and their mask from the finest map; landmarks where the PNCC is that of the model's landmarks."""
+    """PNCC, offsets and their mask from maps of all scales; landmarks where the PNCC is that of the model's."""
 
     requires = frozenset({"pncc", "offsets", "face_mask"})
 
     def __init__(self, shape: FeatureShape) -> None:
         super().__init__()
-        self.size, self.planes = shape.image_size, nn.Conv2d(shape.channels[0], 7, 1)
+        self.size, self.planes = shape.image_size, nn.Conv2d(sum(shape.channels), 7, 1)
         self.model = MorphableModel.load("embedded")
 
     def forward(self, features: Features) -> Tensor:
-        return nn.functional.interpolate(last_layer(self.planes, features.maps[0]), self.size, mode="bilinear")
+        maps = [nn.functional.interpolate(level, self.size, mode="bilinear") for level in features.maps]
+        return last_layer(self.planes, torch.cat(maps, dim=1))
 
     @without_autocast
     def terms(self, output: Tensor, batch: FaceBatch) -> dict[str, Term]:
