@@ -14,7 +14,7 @@ import pytest
 
 from lightning_faces.errors import DataError
 from lightning_faces.files.npz import read_npz
-from tests.test_matfile import damage
+from tests.files.test_mat import damage
 
 
 def member(descr: str, shape: str, data: bytes = b"", version: int = 1) -> bytes:

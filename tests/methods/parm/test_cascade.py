@@ -38,7 +38,8 @@ def test_it_overfits_thirty_faces_stage_by_stage(options: dict[str, Any], reache
     found = errors(fitted(method, batch), batch)
     # With the weights, the last stage trades landmarks for parameters.
     slack = 0.01 if method.vertex_weights else 0.0
-    assert all(after < before + slack for before, after in pairwise(found))
+    # What is learnt by heart at once, as by the network, cannot fall further.
+    assert all(after < before + slack or after < 0.01 for before, after in pairwise(found))
     assert found[0] < 0.8 * at_start
     assert found[-1] < reached
 
