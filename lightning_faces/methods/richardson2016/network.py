@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from lightning_faces.heads.terms import full_precision
 
-
 BLIND = 0.25
 """``1 - E[t] / E[t^2 + (1 - t)^2]`` of a uniform share t: the least squares correction without the picture."""
 
