@@ -212,6 +212,19 @@ def test_invalid_faces_are_counted_named_and_failures() -> None:
     assert silent.invalid == {"no reason given": 1}
 
 
+def test_a_batch_without_a_valid_face_changes_no_score(model: MorphableModel) -> None:
+    shared = SharedModel(IDENTITY, model)
+    lost, kept = batch_of([0, 1]), batch_of([2])
+    scorer = Scorer(shared=shared)
+    scorer.update(replace(noisy(lost), valid=torch.zeros(2, dtype=torch.bool)), lost)
+    scorer.update(noisy(kept), kept)
+    table, expected = scorer.gather().table, scored(noisy(kept), kept, shared).table
+    assert set(table) == set(expected)
+    for name in set(expected) - {"index", "sample_id", "yaw", "subject", "invalid"}:
+        assert np.isnan(table[name][:2]).all(), name
+        np.testing.assert_array_equal(table[name][2:], expected[name], err_msg=name)
+
+
 @pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
 def test_errors_are_those_of_the_prediction_whatever_the_precision_around_it(precision: torch.dtype) -> None:
     batch = batch_of([0, 1, 2])
