@@ -10,8 +10,8 @@ import torch
 
 from lightning_faces.batch import FaceBatch
 from lightning_faces.errors import ConfigurationError
+from lightning_faces.heads.geometry_loss import GeometryLoss
 from lightning_faces.methods import Richardson2016
-from lightning_faces.methods.richardson2016.loss import GeometryLoss
 from lightning_faces.methods.richardson2016.network import Correction, PaperNetwork
 from lightning_faces.morphable import MorphableModel
 from lightning_faces.rendering.geometry_view import geometry_view
