@@ -57,12 +57,19 @@ def score(folder: Path, config: str, checkpoint: Path, *options: str) -> None:
             lightning_faces(["test", *chosen, "--ckpt_path", str(checkpoint)])
 
 
-def evaluations(runs: Path) -> dict[tuple[str, str], dict[int, Evaluation]]:
-    """All records of runs named ``VARIANT-seedN``: by data set and variant, then by seed."""
+def evaluations(runs: Path, prediction: str | None = None) -> dict[tuple[str, str], dict[int, Evaluation]]:
+    """All records of runs named ``VARIANT-seedN``: by data set and variant, then by seed.
+
+    Args:
+        runs: Folder of the runs.
+        prediction: Which of a method's named predictions; None takes a method with one.
+    """
     found: dict[tuple[str, str], dict[int, Evaluation]] = {}
     for path in sorted(runs.glob("*-seed*/records/*.json")):
         variant, seed = path.parent.parent.name.split("-seed")
         record = read_record(path)
+        if prediction not in (None, record.prediction):
+            continue
         found.setdefault((record.dataset, variant), {})[int(seed)] = (record, read_samples(path, record))
     return found
 

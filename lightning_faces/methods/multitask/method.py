@@ -134,9 +134,7 @@ class MultiTask(FaceMethod):
                 )
             frozen.append((self.backbone if name == "backbone" else self.heads[name]).requires_grad_(False).eval())
         if not any(parameter.requires_grad for parameter in self.parameters()):
-            raise ConfigurationError(
-                "MultiTask option freeze names all parts, so that nothing is trained: leave one out."
-            )
+            raise ConfigurationError("MultiTask option freeze leaves nothing to train: name fewer parts.")
         return frozen
 
     def _start_from(self, path: Path) -> None:
