@@ -1,13 +1,12 @@
 """Weights that need no training run: what a checkpoint holds for prediction, as two files of numbers and text.
 
-``NAME.npz`` has the method's tensors by name. ``NAME.json`` has the method's name and arguments, the crop that it was
-trained on, and the SHA-256 of the other file. Both are read as a checkpoint is: as data.
+``NAME.safetensors`` has the method's tensors by name. ``NAME.json`` has the method's name and arguments, the crop that
+it was trained on, and the SHA-256 of the other file. Both are read as a checkpoint is: as data.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from dataclasses import asdict, dataclass
 from importlib import resources
@@ -15,14 +14,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import safetensors.torch
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 
 from datamodules.components.files import square_box
 from lightning_faces import __version__
 from lightning_faces.errors import ConfigurationError, DataError
 from lightning_faces.files import write_atomic
-from lightning_faces.files.npz import read_npz
 from lightning_faces.methods.base import FaceMethod
 from lightning_faces.methods.checkpoint import (
     build_method,
@@ -143,15 +143,13 @@ def save_weights(checkpoint: str | Path, path: str | Path, half: bool = True) ->
         raise ConfigurationError(f"{path} cannot be the description of weights: give a name that ends in .json.")
     loaded = load_weights(checkpoint)
     content = read_checkpoint(checkpoint)
-    arrays: dict[str, NDArray[Any]] = {}
+    tensors: dict[str, torch.Tensor] = {}
     for name, value in loaded.method.state_dict().items():
         stored = value.half() if half and value.is_floating_point() else value
         if not bool(torch.isfinite(stored).all()):
             raise DataError(f"{checkpoint} has the tensor {name}, which 16 bits cannot hold: save it with half=False.")
-        arrays[name] = stored.numpy()
-    archive = io.BytesIO()
-    np.savez_compressed(archive, **arrays)  # type: ignore[arg-type]
-    data = archive.getvalue()
+        tensors[name] = stored.clone(memory_format=torch.contiguous_format)
+    data = safetensors.torch.save(tensors)
     description = {
         "format": FORMAT,
         "lightning_faces": __version__,
@@ -159,7 +157,7 @@ def save_weights(checkpoint: str | Path, path: str | Path, half: bool = True) ->
         **asdict(loaded.crop),
         "hyper_parameters": content["hyper_parameters"],
     }
-    write_atomic(path.with_suffix(".npz"), data)
+    write_atomic(path.with_suffix(".safetensors"), data)
     return write_atomic(path, json.dumps(description, indent=1).encode())
 
 
@@ -193,13 +191,17 @@ def _read_pair(path: Path) -> tuple[dict[str, Any], str, str]:
             f"{path} describes weights in format {described.get('format')!r}, and this version reads {FORMAT}: "
             "use the version of the program that wrote them."
         )
-    tensors = path.with_suffix(".npz")
+    tensors = path.with_suffix(".safetensors")
     if not tensors.is_file():
         raise DataError(f"{tensors} is missing: {path} describes its weights; put both in one folder.")
-    digest = hashlib.sha256(tensors.read_bytes()).hexdigest()
+    data = tensors.read_bytes()
+    digest = hashlib.sha256(data).hexdigest()
     if digest != described.get("sha256"):
         raise DataError(f"{tensors} is not the file that {path} describes (its SHA-256 differs): get both again.")
-    state = {name: torch.from_numpy(np.array(array)) for name, array in read_npz(tensors).items()}
+    try:
+        state = safetensors.torch.load(data)
+    except SafetensorError as error:
+        raise DataError(f"{tensors} holds no tensors ({error}): get it again.") from error
     content = {"hyper_parameters": described["hyper_parameters"], "state_dict": state, "training": described}
     return content, path.stem, digest
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -43,11 +44,17 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=says):
             load_weights(path)
     path.write_text(json.dumps(described))
-    np.savez(tmp_path / "other.npz", mean=np.zeros(3))
-    (tmp_path / "w.npz").write_bytes((tmp_path / "other.npz").read_bytes())
+    tensors = path.with_suffix(".safetensors")
+    # The header claims a terabyte.
+    header = b'{"mean":{"dtype":"F32","shape":[250000000000],"data_offsets":[0,1000000000000]}}'
+    tensors.write_bytes(len(header).to_bytes(8, "little") + header)
     with pytest.raises(DataError, match="SHA-256"):
         load_weights(path)
-    (tmp_path / "w.npz").unlink()
+    path.write_text(json.dumps({**described, "sha256": hashlib.sha256(tensors.read_bytes()).hexdigest()}))
+    with pytest.raises(DataError, match="holds no tensors"):
+        load_weights(path)
+    path.write_text(json.dumps(described))
+    tensors.unlink()
     with pytest.raises(DataError, match="is missing"):
         load_weights(path)
     with pytest.raises(ConfigurationError, match="margin is 0"):
