@@ -62,13 +62,13 @@ def evaluations(runs: Path, prediction: str | None = None) -> dict[tuple[str, st
 
     Args:
         runs: Their folder.
-        prediction: Of methods that have several predictions, the one whose records are meant.
+        prediction: Which of a method's named predictions; None takes a method with one.
     """
     found: dict[tuple[str, str], dict[int, Evaluation]] = {}
     for path in sorted(runs.glob("*-seed*/records/*.json")):
         variant, seed = path.parent.parent.name.split("-seed")
         record = read_record(path)
-        if prediction is not None and record.prediction != prediction:
+        if prediction not in (None, record.prediction):
             continue
         found.setdefault((record.dataset, variant), {})[int(seed)] = (record, read_samples(path, record))
     return found

@@ -12,9 +12,9 @@ import torch
 from lightning_faces.batch import FaceBatch, FaceSpec
 from lightning_faces.errors import ConfigurationError
 from lightning_faces.geometry.frames import image_to_unit
+from lightning_faces.heads.geometry_loss import GeometryLoss
 from lightning_faces.methods import MeanLandmarks, Richardson2016
 from lightning_faces.methods.base import FaceMethod
-from lightning_faces.methods.richardson2016.loss import GeometryLoss
 from lightning_faces.methods.richardson2016.network import Correction, PaperNetwork
 from lightning_faces.morphable import MorphableModel
 from lightning_faces.morphable.fit import fit_landmarks

@@ -12,9 +12,9 @@ from lightning_faces.backbones import Backbone
 from lightning_faces.batch import FaceBatch, FacePrediction, FaceSpec
 from lightning_faces.errors import ConfigurationError
 from lightning_faces.geometry import Camera
+from lightning_faces.heads.geometry_loss import GeometryLoss
 from lightning_faces.methods.base import FaceMethod, Term
 from lightning_faces.methods.checkpoint import load_method
-from lightning_faces.methods.richardson2016.loss import GeometryLoss
 from lightning_faces.methods.richardson2016.network import Correction, PaperNetwork
 from lightning_faces.morphable import MorphableModel
 from lightning_faces.morphable.fit import fit_landmarks
