@@ -132,10 +132,8 @@ def passes(method: Richardson2016) -> None:
             report(f"pass {number}", error)
         for number in range(1, len(errors)):
             report(f"pass {number} minus pass {number - 1}", errors[number] - errors[number - 1])
-        print(
-            "  best factor of the offsets: "
-            + "  ".join(f"pass {k}: {a / b:.2f}" for k, (a, b) in enumerate(products) if k)
-        )
+        for number, (both, own) in enumerate(products[1:], start=1):
+            print(f"  pass {number}: best factor {both / own:.2f}, explained then {100 * both**2 / own / total:.1f} %")
 
 
 @torch.no_grad()
