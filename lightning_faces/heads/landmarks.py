@@ -121,7 +121,7 @@ class LandmarkHead(Head):
     def forward(self, features: Features) -> Tensor:
         """Pooled features ``[B, pooled]`` to landmarks ``[B, l, 2]`` in units in which the image spans [-1, 1]."""
         hidden = self.layers[:-1](features.pooled)
-        return last_layer(self.layers[-1], hidden).reshape(len(hidden), -1, 2)
+        return last_layer(self.layers[-1], hidden).unflatten(1, (-1, 2))
 
     @without_autocast
     def terms(self, output: Tensor, batch: FaceBatch) -> dict[str, Term]:
