@@ -22,6 +22,7 @@ COMMANDS = {
     "datasets": ("lightning_faces.commands.datasets:main", "list the data sets, what each needs and where it looks"),
     "preview": ("lightning_faces.commands.preview:main", "draw synthetic faces"),
     "import-model": ("lightning_faces.commands.import_model:main", "convert a morphable model"),
+    "scan-error": ("lightning_faces.commands.scan_error:main", "compare predicted meshes to scans, in millimetres"),
     "build-model": ("lightning_faces.commands.build_model:main", "make a face model by PCA from registered meshes"),
 }
 """Command to its function, which takes the arguments after the command's name, and what it does."""

@@ -88,7 +88,7 @@ class TextureRecovery(nn.Module):
         maps = self.grid.position_map(attributes)
         places, normals = maps[:, :3], nn.functional.normalize(maps[:, 3:], dim=1)
         observed = _at(image, places)
-        seen = self._seen(image, vertices, places, normals)
+        seen = self.grid.mask & _seen(image, vertices, self.model.faces, places, normals)
         basis, mean, std = self.model.albedo_basis, self.model.albedo_mean, self.model.albedo_std
         assert basis is not None
         assert mean is not None
@@ -115,20 +115,6 @@ class TextureRecovery(nn.Module):
             completed.reshape(shape), observed * seen, seen, albedo.clamp(0, 1).reshape(shape), coefficients, lighting
         )
 
-    def _seen(self, image: Tensor, vertices: Tensor, places: Tensor, normals: Tensor) -> Tensor:
-        """Which texels the image shows: inside it, turned to the viewer, and nothing nearer in front."""
-        height, width = image.shape[-2:]
-        raster = rasterize_image(vertices, self.model.faces, (height, width))
-        depth = raster.to_image(raster.interpolate(vertices, raster.faces), background=-1e6)[:, 2:]
-        # A texel lies between pixels: the nearest surface around it, with the depth that a pixel spans there.
-        nearest = nn.functional.max_pool2d(depth, 3, stride=1, padding=1)
-        x, y = places[:, :1], places[:, 1:2]
-        inside = (x >= 0) & (y >= 0) & (x <= width - 1) & (y <= height - 1)
-        slope = (1 - normals[:, 2:].square()).clamp(min=0).sqrt() / normals[:, 2:].clamp(min=FACING)
-        size = (vertices[..., :2].amax(dim=1) - vertices[..., :2].amin(dim=1)).amax(dim=1)[:, None, None, None]
-        clear = places[:, 2:] > _at(nearest, places) - 3 * slope - 0.02 * size
-        return inside & clear & (normals[:, 2:] > FACING) & self.grid.mask
-
     def _fit_albedo(self, colours: Tensor, base: Tensor, modes: Tensor, shading: Tensor, weight: Tensor) -> Tensor:
         """Ridge regression of the coefficients ``[B, Ka]`` to the seen colours under a light."""
         lit = (modes * (shading * weight[:, None])[:, None]).flatten(2)
@@ -136,6 +122,61 @@ class TextureRecovery(nn.Module):
         gram = lit @ lit.transpose(1, 2) + self.regularization * torch.eye(len(modes), device=lit.device)
         solved: Tensor = torch.linalg.solve(gram, (lit @ wanted[..., None]))[..., 0]
         return solved
+
+
+@torch.no_grad()
+def vertex_colours(image: Tensor, vertices: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:
+    """Colours of faces' vertices in their photographs, for coloured meshes (Pix2face 2017, section 3.3).
+
+    A vertex that the photograph does not show, since it is turned away, behind another part of the face or outside the
+    image, takes the mean colour of those of its face that it shows.
+
+    Args:
+        image: ``[B, 3, H, W]`` RGB in [0, 1].
+        vertices: ``[B, V, 3]``, image frame.
+        faces: Int64 ``[F, 3]``, the triangles between them.
+
+    Returns:
+        RGB ``[B, V, 3]`` (0.5 where nothing of a face is shown), and bool ``[B, V]``: which vertices are shown.
+
+    Example:
+        >>> model = MorphableModel.load("embedded")
+        >>> face = model.mean[None] * torch.tensor([0.5, -0.5, 0.5]) + torch.tensor([64.0, 64.0, 0.0])
+        >>> colours, seen = vertex_colours(torch.full((1, 3, 128, 128), 0.25), face, model.faces)
+        >>> round(float(colours.std()), 4), bool(seen.any()), bool(seen.all())
+        (0.0, True, False)
+    """
+    normals = VertexNormals(faces, vertices.shape[1]).to(vertices.device)(to_view(vertices))
+    places, turned = (values.transpose(1, 2)[..., None] for values in (vertices, normals))
+    seen = _seen(image, vertices, faces, places, turned)[:, 0]
+    colours = _at(image, places)[..., 0].transpose(1, 2)
+    count = seen.sum(dim=1, keepdim=True)
+    mean = (colours * seen).sum(dim=1, keepdim=True) / count.clamp(min=1)
+    mean = torch.where(count > 0, mean, 0.5)
+    return torch.where(seen, colours, mean), seen[..., 0]
+
+
+def _seen(image: Tensor, vertices: Tensor, faces: Tensor, places: Tensor, normals: Tensor) -> Tensor:
+    """Which points ``[B, 1, T, T]`` of a face the image shows: inside it, turned to the viewer, nothing in front.
+
+    Args:
+        image: ``[B, 3, H, W]``.
+        vertices: ``[B, V, 3]``, image frame.
+        faces: ``[F, 3]``.
+        places: Of the points, image frame ``[B, 3, T, T]``.
+        normals: There, view frame ``[B, 3, T, T]``.
+    """
+    height, width = image.shape[-2:]
+    raster = rasterize_image(vertices, faces, (height, width))
+    depth = raster.to_image(raster.interpolate(vertices, raster.faces), background=-1e6)[:, 2:]
+    # A point lies between pixels: the nearest surface around it, with the depth that a pixel spans there.
+    nearest = nn.functional.max_pool2d(depth, 3, stride=1, padding=1)
+    x, y = places[:, :1], places[:, 1:2]
+    inside = (x >= 0) & (y >= 0) & (x <= width - 1) & (y <= height - 1)
+    slope = (1 - normals[:, 2:].square()).clamp(min=0).sqrt() / normals[:, 2:].clamp(min=FACING)
+    size = (vertices[..., :2].amax(dim=1) - vertices[..., :2].amin(dim=1)).amax(dim=1)[:, None, None, None]
+    clear = places[:, 2:] > _at(nearest, places) - 3 * slope - 0.02 * size
+    return inside & clear & (normals[:, 2:] > FACING)
 
 
 def _fit_lighting(colours: Tensor, albedo: Tensor, light_basis: Tensor, weight: Tensor) -> Tensor:

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from lightning_faces.batch import FacePrediction
 from lightning_faces.errors import ConfigurationError
 from lightning_faces.morphable import MorphableModel
-from lightning_faces.morphable.mesh_files import write_mesh
+from lightning_faces.morphable.face_mesh import FaceMesh
+from lightning_faces.morphable.mesh_files import write_mesh, write_textured_obj
 from lightning_faces.morphable.meshes import read_mesh
 
 
@@ -70,3 +72,31 @@ def test_what_cannot_be_written_is_named_and_leaves_no_file(tmp_path: Path) -> N
 def test_colours_outside_the_range_are_clamped(tmp_path: Path) -> None:
     path = write_mesh(tmp_path / "a.obj", np.eye(3), colours=[[-1.0, 0.5, 2.0]] * 3)
     assert path.read_text().splitlines()[0] == "v 1 0 0 0.0000 0.5020 1.0000"
+
+
+def test_trimesh_reads_a_textured_face(model: MorphableModel, tmp_path: Path) -> None:
+    trimesh = pytest.importorskip("trimesh")
+    coefficients = torch.zeros(1, model.num_coefficients)
+    mesh = FaceMesh.of_prediction(FacePrediction(torch.zeros(1, 68, 3), coefficients=coefficients), 0, model)
+    grid = (torch.arange(128) + 0.5) / 128
+    ramps = torch.stack((grid.expand(128, 128), grid[:, None].expand(128, 128), torch.full((128, 128), 0.25)))
+    path = write_textured_obj(tmp_path / "a face.obj", mesh, ramps)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a face.obj", "a_face.mtl", "a_face.png"]
+    assert model.uv is not None and model.uv_faces is not None and model.uv_face_ids is not None
+    parts = trimesh.load(path, process=False).geometry
+    face, skin = parts["face"], parts["skin"]
+    assert len(face.faces) + len(skin.faces) == len(model.faces)
+    order = model.uv_face_ids.argsort()
+    np.testing.assert_allclose(face.triangles, model.mean[model.faces[model.uv_face_ids[order]]].numpy(), atol=1e-3)
+    # The picture's red and green are u and v (down), so the colours at the corners are their own places in the UV map.
+    colours = face.visual.to_color().vertex_colors[face.faces][..., :2] / 255
+    np.testing.assert_allclose(colours, model.uv[model.uv_faces[order]].numpy(), atol=1.5 / 128)
+    assert skin.visual.material.diffuse[2] == pytest.approx(64, abs=1)
+    vertices, faces = read_mesh(path)
+    assert len(vertices) == model.num_vertices and len(faces) == len(model.faces)
+
+
+def test_a_texture_needs_a_uv_map(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="has no UV map: write it with colours"):
+        write_textured_obj(tmp_path / "a.obj", FaceMesh(np.eye(3), np.array([[0, 1, 2]])), np.zeros((3, 4, 4)))
+    assert list(tmp_path.iterdir()) == []

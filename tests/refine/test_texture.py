@@ -9,7 +9,7 @@ from torch import Tensor
 from lightning_faces.errors import ConfigurationError
 from lightning_faces.geometry import weak_perspective
 from lightning_faces.morphable import MorphableModel
-from lightning_faces.refine import TextureRecovery
+from lightning_faces.refine import TextureRecovery, vertex_colours
 from lightning_faces.rendering.renderer import FaceRenderer, PhongLight
 
 COUNT = 6
@@ -90,3 +90,27 @@ def test_a_model_without_albedo_is_refused() -> None:
     model.albedo_mean = None
     with pytest.raises(ConfigurationError, match="has no albedo model, which completes a texture"):
         TextureRecovery(model)
+
+
+def test_vertices_take_the_colours_that_the_photograph_has_of_them(recovery: TextureRecovery) -> None:
+    model = recovery.model
+    shapes, _, _ = faces(model)
+    # Red and green are the place in the picture: what is read there is known.
+    ramp = torch.arange(200) / 199
+    image = torch.stack((ramp.expand(200, 200), ramp[:, None].expand(200, 200), torch.full((200, 200), 0.5)))
+    points = placed(shapes, YAW)
+    colours, seen = vertex_colours(image.expand(COUNT, -1, -1, -1), points, model.faces)
+    torch.testing.assert_close(colours[..., :2][seen], points[..., :2][seen] / 199, atol=1e-4, rtol=0)
+    for face in range(COUNT):
+        mean = colours[face][seen[face]].mean(dim=0)
+        torch.testing.assert_close(colours[face][~seen[face]], mean.expand(int((~seen[face]).sum()), -1))
+    # Of a head that is turned to the image left, its left half (x > 0) is seen; of a frontal one, both.
+    cheek = model.region_masks["face"] & (model.mean[:, 2] > 0)
+    left, right = (
+        seen[:, cheek & side].float().mean(dim=1) for side in (model.mean[:, 0] > 20, model.mean[:, 0] < -20)
+    )
+    assert bool((left[YAW > 0.3] > 1.5 * right[YAW > 0.3]).all())
+    assert bool((right[YAW < -0.3] > 1.5 * left[YAW < -0.3]).all())
+    assert float((left[0] - right[0]).abs()) < 0.1 and float(left[0]) > 0.5
+    away, none = vertex_colours(image[None], points[:1] + 500, model.faces)
+    assert not bool(none.any()) and bool((away == 0.5).all())
