@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from lightning_faces.errors import DataError
 from lightning_faces.predict.journal import Journal
+from lightning_faces.predict.meshes import FaceMeshes
 from lightning_faces.predict.outputs import PredictedPhotograph, write_outputs
 from lightning_faces.predict.predictor import RECROPS, FacePredictor, FoundFace, open_photograph
 from lightning_faces.predict.sources import Source
@@ -93,6 +94,7 @@ class FolderRun:
         self.predictor, self.out, self.kinds, self.boxes = predictor, out, list(kinds), boxes
         self.batch, self.progress = batch, progress
         self.completer = FaceCompleter(predictor.method)
+        self.meshes = FaceMeshes(self.completer.model)
         self.summary = Summary()
         detector = predictor.detector
         settings = {
@@ -170,9 +172,7 @@ class FolderRun:
         if not faces:
             self.skip(source, NO_FACE, f"{source.path} shows no face that the detector finds.", journal)
             return
-        photograph = PredictedPhotograph(
-            read.image, [self.completer.complete(face) for face in faces], self.completer.model
-        )
+        photograph = PredictedPhotograph(read.image, [self.completer.complete(face) for face in faces], self.meshes)
         try:
             files = write_outputs(self.out, source.name, photograph, self.kinds)
         except OSError as error:

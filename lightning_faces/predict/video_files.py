@@ -66,7 +66,7 @@ def predict_video(run: FolderRun, source: Source, journal: Journal) -> None:
             for number, image in enumerate(clip):
                 followed = frames.get(number, [])
                 named = [run.completer.complete(each.face) for each in followed]
-                photograph = PredictedPhotograph(image, named, run.completer.model)
+                photograph = PredictedPhotograph(image, named, run.meshes)
                 faces = [
                     {"track": each.track, "interpolated": each.interpolated, **values}
                     for each, values in zip(followed, photograph.records())
