@@ -13,7 +13,7 @@ from lightning_faces.batch import FaceBatch, FaceSpec
 from lightning_faces.errors import ConfigurationError
 from lightning_faces.geometry.frames import image_to_unit
 from lightning_faces.heads.geometry_loss import GeometryLoss
-from lightning_faces.methods import PARM, MeanLandmarks, Richardson2016
+from lightning_faces.methods import MeanLandmarks, Richardson2016
 from lightning_faces.methods.base import FaceMethod
 from lightning_faces.methods.richardson2016.network import Correction, PaperNetwork
 from lightning_faces.morphable import MorphableModel
@@ -231,9 +231,9 @@ def test_pose_sources_that_do_not_fit_are_refused(
         small(pose_source=other)
     with pytest.raises(ConfigurationError, match="a Richardson2016, which needs a pose itself"):
         Richardson2016(32, width=4, pose_source=other)
-    source = saved(PARM(), tmp_path / "c.ckpt")
-    monkeypatch.setattr(PARM, "spec", FaceSpec(landmark_scheme="68", face_model="bfm", face_model_hash="0" * 16))
-    with pytest.raises(ConfigurationError, match="a PARM of the face model 'bfm', whose landmarks are other points"):
+    source = saved(MeanLandmarks(), tmp_path / "c.ckpt")
+    monkeypatch.setattr(MeanLandmarks, "spec", FaceSpec(landmark_scheme="68", face_model="bfm", face_model_hash="0"))
+    with pytest.raises(ConfigurationError, match="a MeanLandmarks of the face model 'bfm', whose landmarks are other"):
         small(pose_source=source)
 
 
