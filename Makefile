@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-all lint bench bench-transfer lock clean
+.PHONY: help install quickstart test test-all lint bench bench-transfer reproduce-weights lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -45,9 +45,12 @@ bench: install  ## the benchmarks whose numbers stand in the README
 bench-transfer: install  ## synthetic training to photographs: AFLW2000-3D in LIGHTNING_FACES_DATA, 40 minutes on 2 cores
 	$(BIN)/python benchmarks/transfer.py
 
+reproduce-weights: install  ## train and score the shipped weights again: an hour on 2 cores
+	$(BIN)/python benchmarks/weights.py
+
 lock: install  ## rewrite requirements.lock from pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url \
-		--extra render --extra sweep --extra scans --extra h5 --extra dev \
+		--extra render --extra sweep --extra scans --extra h5 --extra export --extra dev \
 		--custom-compile-command 'make lock' pyproject.toml -o requirements.lock
 
 clean:  ## remove the environment and what runs left

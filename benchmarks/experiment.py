@@ -42,14 +42,14 @@ def train(folder: Path, config: str, *options: str) -> Path:
     return folder / "checkpoints" / "last.ckpt"
 
 
-def score(folder: Path, config: str, checkpoint: Path, *options: str) -> None:
+def score(folder: Path, config: str, checkpoint: Path, *options: str, photographs: bool = True) -> None:
     """Write the records of a run that are not there: the configuration's test faces, and AFLW2000-3D where it is.
 
     The photographs are those in LIGHTNING_FACES_DATA, cropped at the size that the configuration trains at. Options are
     what the configuration of the run had besides.
     """
     data = {"syntheticfaces": ["--config", config, *options]}
-    if os.environ.get("LIGHTNING_FACES_DATA"):
+    if photographs and os.environ.get("LIGHTNING_FACES_DATA"):
         size = yaml.safe_load(Path(config).read_text())["data"]["init_args"]["image_size"]
         data["aflw2000"] = ["--data", "AFLW20003D", "--data.image_size", str(size)]
     for name, chosen in data.items():
@@ -57,12 +57,19 @@ def score(folder: Path, config: str, checkpoint: Path, *options: str) -> None:
             lightning_faces(["test", *chosen, "--ckpt_path", str(checkpoint)])
 
 
-def evaluations(runs: Path) -> dict[tuple[str, str], dict[int, Evaluation]]:
-    """All records of runs named ``VARIANT-seedN``: by data set and variant, then by seed."""
+def evaluations(runs: Path, prediction: str | None = None) -> dict[tuple[str, str], dict[int, Evaluation]]:
+    """All records of runs named ``VARIANT-seedN``: by data set and variant, then by seed.
+
+    Args:
+        runs: Their folder.
+        prediction: Which of a method's named predictions; None takes a method with one.
+    """
     found: dict[tuple[str, str], dict[int, Evaluation]] = {}
     for path in sorted(runs.glob("*-seed*/records/*.json")):
         variant, seed = path.parent.parent.name.split("-seed")
         record = read_record(path)
+        if prediction not in (None, record.prediction):
+            continue
         found.setdefault((record.dataset, variant), {})[int(seed)] = (record, read_samples(path, record))
     return found
 

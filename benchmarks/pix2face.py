@@ -1,12 +1,14 @@
 """Pix2face: batch size, decoder, camera, several images of a person, and smoothing.
 
-    python benchmarks/pix2face.py [--seeds S ...] [--variants V ...]
+    python benchmarks/pix2face.py --variants batch-16            the shipped configuration and the baseline
+    python benchmarks/pix2face.py --faces 5000 [--seeds S ...] [--variants V ...]
 
-Trains configs/method/pix2face.yaml (20,000 faces, 5 epochs) once per variant and seed into runs/pix2face/ and scores
-each last checkpoint on the synthetic test faces and, where LIGHTNING_FACES_DATA holds AFLW2000-3D, on those
-photographs. Runs that exist are kept, so seeds can be added later. Then compares, with the weights of "batch-16" and
-without training, an affine with a perspective camera, one image with four of one person, and landmarks in shaking boxes
-with and without the moving average. Prints values with 95 % bootstrap intervals over faces.
+Trains configs/method/pix2face.yaml on the first N of its faces (default: all 20,000; 5 epochs) once per variant and
+seed into runs/pix2face_N/, and the mean-landmark baseline on the same faces, and scores each last checkpoint on the
+synthetic test faces and, where LIGHTNING_FACES_DATA holds AFLW2000-3D, on those photographs. Runs that exist are kept,
+so seeds can be added later. Then compares, with the weights of "batch-16" and without training, an affine with a
+perspective camera, one image with four of one person, and landmarks in shaking boxes with and without the moving
+average. Prints values with 95 % bootstrap intervals over faces.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ from lightning_faces.predict.sequence import moving_average
 from lightning_faces.targets import target_shapes
 
 CONFIG = "configs/method/pix2face.yaml"
-RUNS = Path("runs/pix2face")
+BASELINE = "configs/method/mean_landmarks.yaml"
+RUNS = "runs/pix2face_{faces}"
 VARIANTS = {
     "batch-16": ["--data.init_args.batch_size", "16"],
     "batch-4": ["--data.init_args.batch_size", "4"],
@@ -40,15 +43,17 @@ VARIANTS = {
     "transposed": ["--model.init_args.upsampling", "transposed"],
 }
 REFERENCE = "batch-16"
-METRICS = ("nme", "nme_0_30", "nme_30_60", "nme_60_90", "nme_mean", "pixel_median_mm", "pixel_mm", "vertex_mm")
+METRICS = (
+    "nme", "nme_0_30", "nme_30_60", "nme_60_90", "nme_mean", "pixel_median_mm", "pixel_mm", "vertex_mm", "mask_iou",
+)  # fmt: skip
 FACES, PEOPLE, FRAMES = 200, 40, 20
 
 
-def show() -> None:
+def show(folder: Path) -> None:
     """Values of each variant, seeds averaged, and NME paired with the reference."""
-    found = evaluations(RUNS)
+    found = evaluations(folder)
     for dataset in sorted({dataset for dataset, _ in found}):
-        for variant in VARIANTS:
+        for variant in ("mean", *VARIANTS):
             runs, plain = found.get((dataset, variant), {}), found.get((dataset, REFERENCE), {})
             if not runs:
                 continue
@@ -60,7 +65,7 @@ def show() -> None:
                     ends = "  ".join(f"[{factor * v.low:.2f}, {factor * v.high:.2f}]" for v in values)
                     print(f"  {metric:16s} {factor * np.mean([v.value for v in values]):6.2f}  {ends}")
             both = sorted(runs.keys() & plain.keys())
-            if variant != REFERENCE and both:
+            if variant not in (REFERENCE, "mean") and both:
                 mean, low, high = difference_over_faces([runs[s][1]["nme"] - plain[s][1]["nme"] for s in both])
                 print(f"  NME minus {REFERENCE}: {100 * mean:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]")
 
@@ -132,17 +137,23 @@ def video(method: Pix2Face, person: int) -> tuple[Tensor, Tensor, Tensor]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--faces", type=int, default=20000, help="training faces (default 20000)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="training seeds (default 1)")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="only these")
     chosen = parser.parse_args()
     os.chdir(Path(__file__).resolve().parent.parent)
+    runs = Path(RUNS.format(faces=chosen.faces))
+    size = f"--data.init_args.train_size={chosen.faces}"
+    # The mean of crops as they are scored.
+    baseline = ["--config", BASELINE, size, "--data.init_args.augmentation", "null"]
+    score(runs / "mean-seed1", CONFIG, train(runs / "mean-seed1", CONFIG, *baseline), *baseline)
     for seed in chosen.seeds:
         for variant in chosen.variants:
-            folder = RUNS / f"{variant}-seed{seed}"
-            options = ["--seed_everything", str(seed), *VARIANTS[variant]]
-            score(folder, CONFIG, train(folder, CONFIG, *options))
-    show()
-    checkpoint = RUNS / f"{REFERENCE}-seed{chosen.seeds[0]}" / "checkpoints" / "last.ckpt"
+            folder = runs / f"{variant}-seed{seed}"
+            options = ["--seed_everything", str(seed), size, *VARIANTS[variant]]
+            score(folder, CONFIG, train(folder, CONFIG, *options), *options)
+    show(runs)
+    checkpoint = runs / f"{REFERENCE}-seed{chosen.seeds[0]}" / "checkpoints" / "last.ckpt"
     if checkpoint.exists():
         without_training(checkpoint)
 

@@ -10,23 +10,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from callbacks.pictures import MARGIN, ContactSheet, caption_text
+from callbacks.pictures import MARGIN, ContactSheet
 from lightning_faces.batch import FaceBatch, FacePrediction
+from lightning_faces.rendering.drawing import caption_text, colours
 
 MAPS = ("position_map", "pncc", "offsets")
 WORST = 0.1
 """Error, over the face size, that is drawn red."""
-STOPS = np.array([[0.19, 0.07, 0.23], [0.16, 0.47, 0.92], [0.64, 0.99, 0.24], [0.98, 0.6, 0.15], [0.48, 0.02, 0.01]])
-
-
-def colours(values: Tensor) -> NDArray[np.uint8]:
-    """Values in [0, 1] to RGB from dark blue over green to dark red ``[..., 3]``."""
-    at = values.clamp(0, 1).numpy() * (len(STOPS) - 1)
-    low = np.minimum(at.astype(int), len(STOPS) - 2)
-    part = (at - low)[..., None]
-    mixed: NDArray[np.float64] = 255 * (STOPS[low] * (1 - part) + STOPS[low + 1] * part)
-    drawn: NDArray[np.uint8] = mixed.round().astype(np.uint8)
-    return drawn
 
 
 def scatter(picture: NDArray[np.uint8], points: Tensor, colour: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -17,10 +17,8 @@ from torch import Tensor
 from lightning_faces.batch import FaceBatch, FacePrediction
 from lightning_faces.errors import ConfigurationError
 from lightning_faces.files import write_atomic
+from lightning_faces.rendering.drawing import caption_text, draw_landmarks
 
-CURVES_68 = (range(17), range(17, 22), range(22, 27), range(27, 31), range(31, 36))
-LOOPS_68 = (range(36, 42), range(42, 48), range(48, 60), range(60, 68))
-"""Landmarks of the 68-point scheme that one line joins: open, and closed."""
 TRUE_COLOUR, PREDICTED_COLOUR = (40, 220, 80), (255, 60, 50)
 MARGIN = 4
 
@@ -61,24 +59,6 @@ def _has(batch: FaceBatch, key: str, place: int) -> bool:
     return key in batch["has"] and bool(batch["has"][key][place])
 
 
-def caption_text(text: str, most: int) -> str:
-    """Text that any font can draw: strangers name their files with characters that none has."""
-    return text.encode("ascii", "replace").decode("ascii")[:most]
-
-
-def _draw_landmarks(draw: ImageDraw.ImageDraw, points: Tensor, shown: Tensor, colour: tuple[int, int, int]) -> None:
-    shown = shown & points[:, :2].isfinite().all(dim=1)
-    at = [(float(x), float(y)) for x, y in points[:, :2]]
-    if len(at) == 68 and bool(shown.all()):
-        for curve in CURVES_68:
-            draw.line([at[i] for i in curve], fill=colour, width=1)
-        for loop in LOOPS_68:
-            draw.line([at[i] for i in (*loop, loop[0])], fill=colour, width=1)
-    for (x, y), show in zip(at, shown.tolist()):
-        if show:
-            draw.ellipse((x - 1.5, y - 1.5, x + 1.5, y + 1.5), fill=colour)
-
-
 def contact_sheet(faces: list[Face], tile: int = 192, columns: int = 4) -> Image.Image:
     """Draw faces side by side, true landmarks in green and predicted ones in red.
 
@@ -107,9 +87,9 @@ def contact_sheet(faces: list[Face], tile: int = 192, columns: int = 4) -> Image
         scale = torch.tensor([tile / width, tile / height])
         canvas = ImageDraw.Draw(picture)
         if face.true is not None:
-            _draw_landmarks(canvas, (face.true[:, :2] + 0.5) * scale - 0.5, face.visible, TRUE_COLOUR)
+            draw_landmarks(canvas, (face.true[:, :2] + 0.5) * scale - 0.5, face.visible, TRUE_COLOUR)
         everything = torch.ones(len(face.predicted), dtype=torch.bool)
-        _draw_landmarks(canvas, (face.predicted[:, :2] + 0.5) * scale - 0.5, everything, PREDICTED_COLOUR)
+        draw_landmarks(canvas, (face.predicted[:, :2] + 0.5) * scale - 0.5, everything, PREDICTED_COLOUR)
         x = MARGIN + number % columns * step_x
         y = 2 * MARGIN + line + number // columns * step_y
         sheet.paste(picture, (x, y))

@@ -16,18 +16,19 @@ COMMANDS = {
     "fit": ("lightning_faces.commands.train:fit", "train a method"),
     "validate": ("lightning_faces.commands.train:validate", "score a checkpoint on the validation split"),
     "test": ("lightning_faces.commands.train:test", "score a checkpoint on the test split and record the result"),
-    "predict": ("lightning_faces.commands.train:predict", "run a checkpoint on images"),
+    "predict": ("lightning_faces.commands.predict:main", "find the faces of photographs and videos"),
     "leaderboard": ("lightning_faces.commands.leaderboard:main", "compare the records of all runs below a folder"),
     "sweep": ("lightning_faces.commands.sweep:main", "search hyperparameters on this machine, without an account"),
     "datasets": ("lightning_faces.commands.datasets:main", "list the data sets, what each needs and where it looks"),
     "preview": ("lightning_faces.commands.preview:main", "draw synthetic faces"),
     "export": ("lightning_faces.commands.export:main", "write a checkpoint's network as ONNX"),
     "import-model": ("lightning_faces.commands.import_model:main", "convert a morphable model"),
+    "scan-error": ("lightning_faces.commands.scan_error:main", "compare predicted meshes to scans, in millimetres"),
     "build-model": ("lightning_faces.commands.build_model:main", "make a face model by PCA from registered meshes"),
 }
 """Command to its function, which takes the arguments after the command's name, and what it does."""
 
-TRAINING = ("fit", "validate", "test", "predict")
+TRAINING = ("fit", "validate", "test")
 REFUSED = frozenset(
     {
         errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR,

@@ -182,6 +182,32 @@ class FacePrediction:
         """``[B, 6]`` (scale px/mm, pitch, yaw, roll in radians, tx, ty) of the camera, or None without one."""
         return None if self.camera is None else self.camera.pose
 
+    def select(self, rows: Tensor | slice) -> FacePrediction:
+        """Some of the faces.
+
+        Args:
+            rows: A slice, or int64 ``[N]``.
+
+        Example:
+            >>> FacePrediction(torch.arange(6.0).reshape(2, 1, 3)).select(slice(1, 2)).landmarks
+            tensor([[[3., 4., 5.]]])
+        """
+        chosen: dict[str, Any] = {}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if item.name == "vertex_ids" or value is None:
+                continue
+            if isinstance(value, Camera):
+                chosen[item.name] = replace(value, matrix=value.matrix[rows], pose=value.pose[rows])
+            elif isinstance(value, dict):
+                chosen[item.name] = {name: image[rows] for name, image in value.items()}
+            elif isinstance(value, list):
+                numbers = torch.arange(len(value))[rows if isinstance(rows, slice) else rows.cpu()]
+                chosen[item.name] = [value[i] for i in numbers.tolist()]
+            else:
+                chosen[item.name] = value[rows]
+        return replace(self, **chosen)
+
     def to_file(self, crop_to_file: Tensor) -> FacePrediction:
         """Map the prediction to the pixels of the photograph.
 

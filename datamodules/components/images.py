@@ -51,6 +51,7 @@ def read_image(path: Path, orient: bool = False, max_pixels: int = MAX_PIXELS) -
     try:
         with _own_limit(), Image.open(path, formats=FORMATS) as image:
             _check_size(image, path, max_pixels)
+            _check_claim(image, path)
             if orient:
                 # A copy of the same size where there is no orientation, so only where there is one.
                 ImageOps.exif_transpose(image, in_place=True)
@@ -64,6 +65,35 @@ def read_image(path: Path, orient: bool = False, max_pixels: int = MAX_PIXELS) -
     except _BROKEN as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{path} is not a whole image ({reason}): replace or remove it.") from error
+
+
+def read_opened(image: Image.Image, orient: bool = True, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """The pixels of an image that the caller opened or made, as :func:`read_image` gives those of a file.
+
+    Args:
+        image: It stays as it is.
+        orient: Whether to apply the EXIF orientation.
+        max_pixels: An image of more is refused before it is decoded.
+
+    Returns:
+        Uint8 RGB ``[H, W, 3]``.
+
+    Raises:
+        DataError: If it cannot be decoded or is too large.
+
+    Example:
+        >>> read_opened(Image.new("CMYK", (2, 1), (255, 0, 0, 0))).tolist()
+        [[[0, 255, 255], [0, 255, 255]]]
+    """
+    name = Path(getattr(image, "filename", "") or "The image")
+    _check_size(image, name, max_pixels)
+    try:
+        # Not in place: the image is the caller's.
+        return _to_rgb(ImageOps.exif_transpose(image) if orient else image, name)
+    except DataError:
+        raise
+    except _BROKEN as error:
+        raise DataError(f"{name} is not a whole image ({' '.join(str(error).split())}): open another one.") from error
 
 
 @contextmanager
@@ -84,7 +114,10 @@ def _check_size(image: Image.Image, path: Path, max_pixels: int) -> None:
             f"{path} is too large: it has {width} x {height} pixels, and at most {max_pixels / 1e6:g} million are "
             "read. Make it smaller, or set data option max_megapixels (of ImageFolder and Table)."
         )
-    size = path.stat().st_size
+
+
+def _check_claim(image: Image.Image, path: Path) -> None:
+    (width, height), size = image.size, path.stat().st_size
     if width * height > SMALL + PIXELS_PER_BYTE * size:
         raise DataError(
             f"{path} is not a whole image (it claims {width} x {height} pixels in {size} bytes): replace or remove it."

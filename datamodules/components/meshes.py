@@ -113,6 +113,6 @@ def import_trimesh() -> Any:
         import trimesh
     except ImportError:
         raise ConfigurationError(
-            "Registering scans needs trimesh: install the extra with `pip install lightning-faces[scans]`."
+            "Scans need trimesh: install the extra with `pip install lightning-faces[scans]`."
         ) from None
     return trimesh

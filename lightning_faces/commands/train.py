@@ -1,4 +1,4 @@
-"""``fit``, ``validate``, ``test`` and ``predict``: LightningCLI with run folders and safe checkpoints."""
+"""``fit``, ``validate`` and ``test``: LightningCLI with run folders and safe checkpoints."""
 
 from __future__ import annotations
 
@@ -374,7 +374,7 @@ def _entries(value: Any) -> list[Namespace]:
 
 
 def run(command: str, arguments: Sequence[str]) -> int | None:
-    """Run ``fit``, ``validate``, ``test`` or ``predict``.
+    """Run ``fit``, ``validate`` or ``test``.
 
     Args:
         command: Which.
@@ -452,8 +452,3 @@ def validate(arguments: Sequence[str]) -> int | None:
 def test(arguments: Sequence[str]) -> int | None:
     """Score a checkpoint on the test split and record the result."""
     return run("test", arguments)
-
-
-def predict(arguments: Sequence[str]) -> int | None:
-    """Run a checkpoint on images."""
-    return run("predict", arguments)

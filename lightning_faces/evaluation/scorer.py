@@ -22,6 +22,7 @@ from lightning_faces.metrics.base import sorted_rows
 from lightning_faces.morphable.model import MorphableModel
 
 _NO_DEPTH = "no sample has landmarks with depth"
+_NO_VALID_FACE = "no face is valid"
 _WORDS = {"visible": "visibility", "dense_mask": "mask", "dense.pncc": "PNCC", "dense.offsets": "offsets"}
 UNSTATED = "no reason given"
 """Reason of an invalid face whose method gives none."""
@@ -73,7 +74,11 @@ class Scored:
         return reasons
 
     def means(self, scores: Sequence[Score], aggregates: bool) -> dict[str, float]:
-        """Means of scores, and of yaw bins where wanted; NaN where an error is not finite, nothing where none is."""
+        """Means of scores, and of yaw bins where wanted.
+
+        NaN where an error is not finite, or where every face that could be scored is not valid: an untrained method
+        that finds no face still logs what callbacks monitor. Nothing where there is nothing to score.
+        """
         found = {}
         for score in scores:
             bad = self.not_finite.get(score.name, [])
@@ -84,7 +89,8 @@ class Scored:
                     stacklevel=2,
                 )
             for name in score.metrics() if aggregates else (score.name,):
-                value = float("nan") if bad else mean_of(self.table, name)
+                lost = bad or self.left_out.get(score.name) == _NO_VALID_FACE
+                value = float("nan") if lost else mean_of(self.table, name)
                 if value is not None and "_auc_" not in name and "_failure_" not in name:
                     found[name] = value
         return found
@@ -99,6 +105,7 @@ class _Part:
     sample_ids: dict[int, str] = field(default_factory=dict)
     reasons: dict[int, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
+    with_labels: set[str] = field(default_factory=set)
 
 
 class Scorer:
@@ -163,6 +170,8 @@ class Scorer:
                 cached[score.values] = score.values(prediction, batch, self.shared)
             with_labels = has(batch, *score.labels)
             rows, labelled = valid & with_labels, labelled | with_labels
+            if bool(with_labels.any()):
+                self._part.with_labels.add(score.name)
             chosen = metric._filter_kwargs(**cached[score.values])
             metric.update(**chosen if bool(rows.all()) else {key: value[rows] for key, value in chosen.items()})
         self._note_faces(prediction, batch, labelled & ~valid)
@@ -223,7 +232,7 @@ class Scorer:
             rows = [rows for part in parts for rows in part.rows.get(score.name, []) if len(rows["index"])]
             reasons = [part.left_out[score.name] for part in parts if score.name in part.left_out]
             if not rows:
-                left_out[score.name] = reasons[0] if reasons else _no_sample(score)
+                left_out[score.name] = reasons[0] if reasons else self._no_rows(score, parts)
                 continue
             joined = sorted_rows(_joined(rows))
             metric = self._metrics.get(score.name) or score.metric(self.shared)
@@ -244,6 +253,11 @@ class Scorer:
         for _, why in sorted(reasons_by_index.items()):
             invalid[why] = invalid.get(why, 0) + 1
         return Scored(table, not_finite, left_out, invalid, remarks)
+
+    def _no_rows(self, score: Score, parts: Sequence[_Part]) -> str:
+        """Why a score that lacks nothing has no row: no labels, or labels of faces alone that are not valid."""
+        labelled = any(score.name in part.with_labels for part in parts)
+        return _NO_VALID_FACE if labelled else _no_sample(score)
 
 
 def _table(

@@ -21,12 +21,13 @@ class Owner:
     Args:
         folder: An existing folder.
         purpose: What for, for the message that another process gets.
+        option: What that process may choose another of.
 
     Raises:
         ConfigurationError: If another process owns it.
     """
 
-    def __init__(self, folder: Path, purpose: str) -> None:
+    def __init__(self, folder: Path, purpose: str, option: str = "--name") -> None:
         self.path = folder / OWNER_FILE
         self._file: IO[str] | None = None
         while self._file is None:
@@ -35,7 +36,7 @@ class Owner:
                 # Unlike flock, it is not inherited by loader processes, which may outlive a killed training.
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise ConfigurationError(self._held(file, folder)) from None
+                raise ConfigurationError(self._held(file, folder, option)) from None
             # The last owner may have removed the file between the two calls.
             if self._is(file):
                 self._file = file
@@ -50,7 +51,7 @@ class Owner:
             return False
 
     @staticmethod
-    def _held(file: IO[str], folder: Path) -> str:
+    def _held(file: IO[str], folder: Path, option: str) -> str:
         file.seek(0)
         try:
             owner = json.loads(file.read(1000))
@@ -60,7 +61,7 @@ class Owner:
         finally:
             file.close()
         shown = os.path.relpath(folder) if folder.is_relative_to(Path.cwd()) else str(folder)
-        return f"{shown} is in use by {who}: wait for it or stop it, or choose another --name."
+        return f"{shown} is in use by {who}: wait for it or stop it, or choose another {option}."
 
     def release(self) -> None:
         """Let others have the folder."""

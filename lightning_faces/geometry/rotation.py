@@ -48,3 +48,26 @@ def matrix_to_euler(matrix: Tensor) -> Tensor:
     yaw = -torch.asin(matrix[..., 0, 2].clamp(-1.0, 1.0))
     roll = torch.atan2(matrix[..., 0, 1], matrix[..., 0, 0])
     return torch.stack((pitch, yaw, roll), dim=-1)
+
+
+def vectors_to_matrix(vectors: Tensor) -> Tensor:
+    """The rotation whose first two rows two vectors make, by Gram and Schmidt (Zhou et al. 2019, section 4).
+
+    Unlike angles it has no place at which it jumps, so a network can give it for every rotation.
+
+    Args:
+        vectors: ``[..., 6]``, two vectors that are not parallel, one after the other.
+
+    Returns:
+        Rotation matrices ``[..., 3, 3]``.
+
+    Example:
+        >>> angles = torch.tensor([0.3, -0.7, 0.1])
+        >>> rows = euler_to_matrix(angles)[:2]
+        >>> matrix_to_euler(vectors_to_matrix((rows * torch.tensor([[2.0], [3.0]])).flatten()))
+        tensor([ 0.3000, -0.7000,  0.1000])
+    """
+    first = torch.nn.functional.normalize(vectors[..., :3], dim=-1)
+    second = vectors[..., 3:] - (first * vectors[..., 3:]).sum(dim=-1, keepdim=True) * first
+    second = torch.nn.functional.normalize(second, dim=-1)
+    return torch.stack((first, second, torch.linalg.cross(first, second)), dim=-2)

@@ -19,6 +19,7 @@ from __future__ import annotations
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -89,10 +90,16 @@ def without_autocast(function: Callable[..., _Result]) -> Callable[..., _Result]
 
     @functools.wraps(function)
     def run(self: Any, output: Any, batch: FaceBatch) -> _Result:
-        with torch.autocast(batch["image"].device.type, enabled=False):
+        with autocast_off(batch["image"].device):
             return function(self, output, batch)
 
     return run
+
+
+def autocast_off(device: torch.device) -> AbstractContextManager[Any]:
+    """Switch automatic mixed precision off where it is on: to switch takes longer than a small layer."""
+    on = torch.is_autocast_enabled(device.type)
+    return torch.autocast(device.type, enabled=False) if on else nullcontext()
 
 
 def last_layer(layer: nn.Module, values: Tensor) -> Tensor:
@@ -102,5 +109,5 @@ def last_layer(layer: nn.Module, values: Tensor) -> Tensor:
         The layer's output, in float32 at least.
     """
     weight = next(layer.parameters())
-    with torch.autocast(values.device.type, enabled=False):
+    with autocast_off(values.device):
         return full_precision(layer(values.to(weight.dtype)))

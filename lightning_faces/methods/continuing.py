@@ -54,6 +54,8 @@ def describe(method: FaceMethod, trainer: Trainer) -> dict[str, Any]:
         "data": getattr(data, "name", None),
         "train_samples": None if dataset is None else len(dataset),
         "data_seed": getattr(data, "seed", None),
+        "margin": getattr(data, "margin", None),
+        "box": getattr(data, "box", None),
         "lightning_faces": __version__,
         "torch": str(torch.__version__),
         "lightning": lightning_version,

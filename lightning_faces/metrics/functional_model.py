@@ -95,7 +95,7 @@ def geometry_error(preds: Tensor, target: Tensor, face_model: MorphableModel, ro
     difference = difference.to(device=face_model.mean.device, dtype=torch.float32)
     moved = (difference[:, :split] * face_model.identity_std) @ face_model.identity_basis.flatten(1)
     moved = moved + (difference[:, split:] * face_model.expression_std) @ face_model.expression_basis.flatten(1)
-    distance = torch.linalg.vector_norm(moved.double().reshape(len(moved), -1, 3), dim=-1)
+    distance = torch.linalg.vector_norm(moved.double().reshape(len(moved), face_model.num_vertices, 3), dim=-1)
     error = distance.square().mean(dim=1).sqrt() if root_mean_square else distance.mean(dim=1)
     return error.to(preds.device)
 

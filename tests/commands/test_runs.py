@@ -114,7 +114,7 @@ def test_last_of_a_run_that_never_ran_is_refused_and_auto_starts(capsys: pytest.
     assert [row["epoch"] for row in rows(Path("runs/e/n")) if row["val/nme"]] == ["0", "1"]
 
 
-@pytest.mark.parametrize("command", ["test", "validate", "predict"])
+@pytest.mark.parametrize("command", ["test", "validate"])
 def test_random_weights_are_not_scored(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     said = fails([command, *MODEL, *DATA, *FAST], capsys)
     assert f"{command} needs the weights of a training: name its checkpoint with --ckpt_path" in said
@@ -236,17 +236,6 @@ def test_damaged_states_are_named(key: str, value: Any, capsys: pytest.CaptureFi
         main(["fit", "--config", "runs/e/n/config.yaml", "--ckpt_path", str(last), "--trainer.max_epochs=2"])
     assert stopped.value.code == 2
     assert "does not fit this training" in capsys.readouterr().err
-
-
-def test_predict_works_with_stock_options() -> None:
-    from PIL import Image
-
-    main([*FIT, *CPU])
-    Path("photos").mkdir()
-    for number in range(3):
-        Image.new("RGB", (80, 80), (number * 40, 90, 120)).save(f"photos/{number}.png")
-    main(["predict", "--ckpt_path=runs/e/n/checkpoints/best.ckpt", "--data=ImageFolder", "--data.root=photos",
-          "--data.image_size=32", "--data.num_workers=0", *FAST, *CPU])  # fmt: skip
 
 
 def test_lines_of_progress_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from lightning_faces.batch import FaceBatch, FacePrediction, FaceSpec, collate_faces
 from lightning_faces.evaluation.score_values import SharedModel
 from lightning_faces.evaluation.scorer import Scored, Scorer, shared_model
-from lightning_faces.evaluation.scores import SCORES, Score, logged_names, units
+from lightning_faces.evaluation.scores import SCORES, Score, logged_names, logged_scores, units
 from lightning_faces.geometry import Camera
 from lightning_faces.metrics import PerSampleMetric
 from lightning_faces.morphable import MorphableModel
@@ -210,6 +210,35 @@ def test_invalid_faces_are_counted_named_and_failures() -> None:
     assert metrics["nme_auc_7"].value == pytest.approx((1 - 0.02 / 0.07 + 1 - 0.04 / 0.07) / 3)
     silent = scored(replace(found, valid=valid), batch)
     assert silent.invalid == {"no reason given": 1}
+
+
+def test_a_batch_without_a_valid_face_changes_no_score(model: MorphableModel) -> None:
+    shared = SharedModel(IDENTITY, model)
+    lost, kept = batch_of([0, 1]), batch_of([2])
+    scorer = Scorer(shared=shared)
+    scorer.update(replace(noisy(lost), valid=torch.zeros(2, dtype=torch.bool)), lost)
+    scorer.update(noisy(kept), kept)
+    table, expected = scorer.gather().table, scored(noisy(kept), kept, shared).table
+    assert set(table) == set(expected)
+    for name in set(expected) - {"index", "sample_id", "yaw", "subject", "invalid"}:
+        assert np.isnan(table[name][:2]).all(), name
+        np.testing.assert_array_equal(table[name][2:], expected[name], err_msg=name)
+
+
+def test_the_means_of_an_untrained_method_that_finds_no_face_are_nan_not_absent(model: MorphableModel) -> None:
+    batch = batch_of([0, 1])
+    flat = batch_of([0, 1], without={0: ("coefficients",), 1: ("coefficients",)})
+    for given in (batch, flat):
+        lost = scored(
+            replace(noisy(batch), valid=torch.zeros(2, dtype=torch.bool)), given, SharedModel(IDENTITY, model)
+        )
+        means = lost.means(logged_scores("val"), aggregates=False)
+        assert set(means) == set(
+            scored(noisy(batch), given, SharedModel(IDENTITY, model)).means(logged_scores("val"), False)
+        )
+        assert means and all(np.isnan(value) for value in means.values())
+    assert "geometry_mm" not in means
+    assert any(note.startswith("Not scored, since no face is valid: nme") for note in lost.notes)
 
 
 @pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])

@@ -106,7 +106,10 @@ def test_nothing_in_a_checkpoint_runs_or_is_imported(command: str, arguments: di
     try:
         # What is not needed is left out; what is needed is refused.
         with suppress(SystemExit):
-            main([command, "--ckpt_path", str(forge(**arguments)), *TEST])
+            path = str(forge(**arguments))
+            Path("photo.png").touch()
+            predict = ["photo.png", "--checkpoint", path]
+            main([command, *(predict if command == "predict" else ["--ckpt_path", path, *TEST])])
     finally:
         sys.path.pop(0)
     assert not Path("harmed").exists()

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from lightning_faces.batch import FaceBatch
+from lightning_faces.batch import FaceBatch, FaceSpec
 from lightning_faces.errors import ConfigurationError
-from lightning_faces.methods import Richardson2016
-from lightning_faces.methods.richardson2016.loss import GeometryLoss
+from lightning_faces.geometry.frames import image_to_unit
+from lightning_faces.heads.geometry_loss import GeometryLoss
+from lightning_faces.methods import MeanLandmarks, Richardson2016
+from lightning_faces.methods.base import FaceMethod
 from lightning_faces.methods.richardson2016.network import Correction, PaperNetwork
 from lightning_faces.morphable import MorphableModel
+from lightning_faces.morphable.fit import fit_landmarks
 from lightning_faces.rendering.geometry_view import geometry_view
+from tests.callbacks.training import trainer
 from tests.methods.faces import rendered_faces
 from tests.methods.losses import losses_of_training
 
@@ -119,6 +124,38 @@ def test_each_pass_comes_nearer_after_a_short_training(model: MorphableModel) ->
     assert error[3] < 0.5 * error[0]
 
 
+def test_a_video_needs_fewer_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With passes that go half of the way: one from the frame before is nearer than three from the mean face."""
+    method = small().eval()
+
+    def half_way(image: torch.Tensor, pose: torch.Tensor, previous: torch.Tensor) -> torch.Tensor:
+        return (previous + image.mean(dim=(1, 2, 3))[:, None]) / 2
+
+    monkeypatch.setattr(method, "forward", half_way)
+    true = 0.5 + 0.01 * torch.arange(12.0)  # a coefficient that a slow video shows as its brightness
+    frames, pose = true[:, None, None, None].expand(-1, 3, 64, 64), torch.zeros(12, 6)
+    found = method.correct_sequence(frames, pose)[:, 0]
+    expected = [0.5 * (1 - 0.5**3)]
+    for value in true[1:].tolist():
+        expected.append((expected[-1] + value) / 2)
+    torch.testing.assert_close(found, torch.tensor(expected))
+    alone = method.correct(frames, pose)
+    assert bool(((found - true).abs() < (alone[2][:, 0] - true).abs())[2:].all())
+    torch.testing.assert_close(method.correct_sequence(frames, pose, passes=3)[0], alone[2][0])
+
+
+def test_a_frame_without_a_pose_keeps_the_face_of_the_one_before(model: MorphableModel) -> None:
+    method = small().eval()
+    batch, _ = rendered_faces(model, 4, 64)
+    known = torch.tensor([False, True, False, True])
+    with torch.no_grad():
+        found = method.correct_sequence(batch["image"], batch["pose"], known, passes=2)
+        first = method.correct(batch["image"][1:2], batch["pose"][1:2])[-1]
+        last = method.correct(batch["image"][3:], batch["pose"][3:], start=first, passes=2)[-1]
+    assert not found[0].any()
+    torch.testing.assert_close(found[1:], torch.cat((first, first, last)))
+
+
 def test_a_video_starts_from_the_frame_before(model: MorphableModel) -> None:
     method = small().eval()
     batch, _ = rendered_faces(model, 2, 64)
@@ -152,6 +189,52 @@ def test_faces_without_a_pose_are_not_valid(model: MorphableModel) -> None:
     without: FaceBatch = {key: value for key, value in batch.items() if key != "pose"}  # type: ignore[assignment]
     with pytest.raises(ConfigurationError, match="needs a pose, which these data do not have: set option pose_source"):
         method.predict_faces(without)
+
+
+def saved(method: FaceMethod, path: Path) -> str:
+    saver = trainer(path.parent, [])
+    saver.strategy.connect(method)
+    saver.save_checkpoint(path)
+    return str(path)
+
+
+def test_the_pose_is_that_of_the_landmarks_of_another_method(model: MorphableModel, tmp_path: Path) -> None:
+    batch, vertices = rendered_faces(model, 1, 64)
+    source = MeanLandmarks()
+    source.mean.data = image_to_unit(model.landmarks(vertices)[0], 64)
+    method = small(pose_source=saved(source, tmp_path / "mean.ckpt")).eval()
+    without: FaceBatch = {key: value for key, value in batch.items() if key != "pose"}  # type: ignore[assignment]
+    with torch.no_grad():
+        faces = method.predict_faces(without)
+        fit = fit_landmarks(model.landmarks(vertices)[..., :2], "68", model)
+        expected = method.correct(batch["image"], fit.camera.pose)[-1]
+    assert faces.coefficients is not None and faces.camera is not None
+    torch.testing.assert_close(faces.coefficients, expected, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(faces.camera.pose, fit.camera.pose, rtol=1e-4, atol=1e-4)
+    assert method.protocol == {"pose": "landmarks of MeanLandmarks"}
+    # Landmarks at one spot are no pose; far outside the picture they are one that shows nothing.
+    method.pose_source[0].mean.data.zero_()  # type: ignore[union-attr]
+    faces = method.predict_faces(without)
+    assert faces.valid is not None and not faces.valid.any() and faces.reason == ["its image points lie on a line"]
+    method.pose_source[0].mean.data = image_to_unit(model.landmarks(vertices)[0] + 200.0, 64)
+    faces = method.predict_faces(without)
+    assert faces.valid is not None and not faces.valid.any() and faces.reason == ["the face lies outside the image"]
+
+
+def test_pose_sources_that_do_not_fit_are_refused(
+    model: MorphableModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigurationError, match=r"a\.ckpt, a MeanLandmarks of 66 .*: use one of 68 landmarks"):
+        small(pose_source=saved(MeanLandmarks("66"), tmp_path / "a.ckpt"))
+    other = saved(Richardson2016(32, width=4), tmp_path / "b.ckpt")
+    with pytest.raises(ConfigurationError, match=r"in images of 32 pixels: use one .* in images of 64 pixels"):
+        small(pose_source=other)
+    with pytest.raises(ConfigurationError, match="a Richardson2016, which needs a pose itself"):
+        Richardson2016(32, width=4, pose_source=other)
+    source = saved(MeanLandmarks(), tmp_path / "c.ckpt")
+    monkeypatch.setattr(MeanLandmarks, "spec", FaceSpec(landmark_scheme="68", face_model="bfm", face_model_hash="0"))
+    with pytest.raises(ConfigurationError, match="a MeanLandmarks of the face model 'bfm', whose landmarks are other"):
+        small(pose_source=source)
 
 
 @pytest.mark.slow

@@ -12,9 +12,9 @@ from lightning_faces.backbones import Backbone
 from lightning_faces.batch import FaceBatch, FacePrediction, FaceSpec
 from lightning_faces.errors import ConfigurationError
 from lightning_faces.geometry import Camera
+from lightning_faces.heads.geometry_loss import GeometryLoss
 from lightning_faces.methods.base import FaceMethod, Term
 from lightning_faces.methods.checkpoint import load_method
-from lightning_faces.methods.richardson2016.loss import GeometryLoss
 from lightning_faces.methods.richardson2016.network import Correction, PaperNetwork
 from lightning_faces.morphable import MorphableModel
 from lightning_faces.morphable.fit import fit_landmarks
@@ -112,6 +112,17 @@ class Richardson2016(FaceMethod):
                 f"Richardson2016 option pose_source is {path}, a {type(method).__name__} of {scheme} landmarks in "
                 f"images of {size} pixels: use one of 68 landmarks in images of {self.image_size} pixels."
             )
+        if method.spec.face_model_hash not in (None, self.face_model.hash):
+            raise ConfigurationError(
+                f"Richardson2016 option pose_source is {path}, a {type(method).__name__} of the face model "
+                f"{method.spec.face_model!r}, whose landmarks are other points than those of {self.face_model.name!r}: "
+                "use a method of the same face model, or of none."
+            )
+        if isinstance(method, Richardson2016):
+            raise ConfigurationError(
+                f"Richardson2016 option pose_source is {path}, a Richardson2016, which needs a pose itself: use a "
+                "method that finds landmarks."
+            )
         return method.eval()
 
     @property
@@ -143,7 +154,9 @@ class Richardson2016(FaceMethod):
         corrected: Tensor = previous + self.correction(self.network(seen), previous)
         return corrected
 
-    def correct(self, image: Tensor, pose: Tensor, start: Tensor | None = None) -> list[Tensor]:
+    def correct(
+        self, image: Tensor, pose: Tensor, start: Tensor | None = None, passes: int | None = None
+    ) -> list[Tensor]:
         """All passes, each from what the last one found.
 
         Args:
@@ -151,6 +164,7 @@ class Richardson2016(FaceMethod):
             pose: ``[B, 6]`` in the image frame.
             start: Coefficients ``[B, K]`` to start from, such as the previous frame's of a video (section 9); None for
                 the mean face.
+            passes: How many; None for the option's number.
 
         Returns:
             Coefficients of each pass ``[B, K]``, in standard deviations; modes that are not predicted are 0.
@@ -159,10 +173,41 @@ class Richardson2016(FaceMethod):
         if start is not None:
             present = self._own_modes(start)
         found = []
-        for _ in self.prediction_names:
+        for _ in range(len(self.prediction_names) if passes is None else passes):
             present = self(image, pose, present)
             found.append(self._all_modes(present))
         return found
+
+    def correct_sequence(self, images: Tensor, pose: Tensor, known: Tensor | None = None, passes: int = 1) -> Tensor:
+        """The frames of a video, each from what the one before found (section 9).
+
+        The first frame takes all passes from the mean face, each further one ``passes``. A frame without a pose keeps
+        what the one before found; until there is one with a pose, the mean face.
+
+        Args:
+            images: ``[T, 3, S, S]`` in [0, 1], crops of one person's face in the order of time.
+            pose: ``[T, 6]``, each in the frame of its image.
+            known: Bool ``[T]``, which frames have a pose; None for all.
+            passes: Of each frame after the first.
+
+        Returns:
+            Coefficients ``[T, K]``, in standard deviations.
+
+        Example:
+            >>> method = Richardson2016(image_size=64, width=4).eval()
+            >>> pose = torch.tensor([[0.25, 0.0, 0.3, 0.0, 31.5, 31.5]]).expand(5, -1)
+            >>> method.correct_sequence(torch.zeros(5, 3, 64, 64), pose).shape
+            torch.Size([5, 123])
+        """
+        present: Tensor | None = None
+        nothing = pose.new_zeros(1, self.face_model.num_identity + self.face_model.num_expression)
+        found = []
+        for frame in range(len(images)):
+            if known is None or bool(known[frame]):
+                image, place = images[frame : frame + 1], pose[frame : frame + 1]
+                present = self.correct(image, place, present, None if present is None else passes)[-1]
+            found.append(nothing if present is None else present)
+        return torch.cat(found)
 
     def terms(self, batch: FaceBatch) -> dict[str, Term]:
         """``geometry`` (mm^2 per vertex) or ``coefficients``: of one pass in training, of the last one elsewhere."""
@@ -216,8 +261,9 @@ class Richardson2016(FaceMethod):
         """
         if self.pose_source:
             with torch.no_grad():
-                landmarks = self.pose_source[0].to(batch["image"].device).predict_faces(batch).landmarks
-            fit = fit_landmarks(landmarks[..., :2], "68", self.face_model)
+                faces = self.pose_source[0].to(batch["image"].device).predict_faces(batch)
+            there = None if faces.valid is None else faces.valid[:, None].expand(faces.landmarks.shape[:2])
+            fit = fit_landmarks(faces.landmarks[..., :2], "68", self.face_model, there)
             known, pose, reason = fit.valid, fit.camera.pose, list(fit.reason)
         elif "pose" in batch:
             known, pose = batch["has"]["pose"], batch["pose"]
@@ -227,7 +273,14 @@ class Richardson2016(FaceMethod):
                 "Richardson2016 needs a pose, which these data do not have: set option pose_source to the checkpoint "
                 "of a method that finds landmarks."
             )
-        return _usable_pose(pose, known, self.image_size), known, reason
+        usable = _usable_pose(pose, known, self.image_size)
+        points = Camera.from_pose(usable).project(self.face_model.landmarks(self.face_model.mean[None]).to(usable))
+        inside = ((points[..., :2] >= 0) & (points[..., :2] <= self.image_size - 1)).all(dim=2).any(dim=1)
+        reason = [
+            "the face lies outside the image" if not text and not shown else text
+            for text, shown in zip(reason, inside.tolist())
+        ]
+        return usable, known & inside, reason
 
     def _all_modes(self, coefficients: Tensor) -> Tensor:
         """Coefficients of the predicted modes ``[B, k]`` to those of all modes ``[B, K]``."""

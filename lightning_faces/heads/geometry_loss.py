@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from lightning_faces.heads.base import autocast_off
 from lightning_faces.heads.terms import full_precision
 from lightning_faces.morphable import MorphableModel
 
@@ -33,5 +34,5 @@ class GeometryLoss(nn.Module):
         """Coefficients ``[B, K]`` against others, in standard deviations, to squared millimetres ``[B]``."""
         difference = full_precision(coefficients) - full_precision(target)
         # bfloat16 would round the products to a hundredth.
-        with torch.autocast(difference.device.type, enabled=False):
+        with autocast_off(difference.device):
             return torch.einsum("bi,ij,bj->b", difference, self.gram.to(difference.dtype), difference)
