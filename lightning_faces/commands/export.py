@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 from lightning_faces.errors import ConfigurationError
 from lightning_faces.methods.checkpoint import load_method
-from lightning_faces.predict.export import export_onnx, packages
+from lightning_faces.predict.export import Precision, export_onnx, packages
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -25,7 +26,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--out", type=Path, required=True, help="the .onnx file to write")
     parser.add_argument(
         "--precision",
-        choices=("fp32", "fp16", "int8"),
+        choices=get_args(Precision),
         default="fp32",
         help="fp32 (default); fp16 for GPUs; int8 for CPUs, calibrated on synthetic faces",
     )

@@ -24,6 +24,7 @@ from lightning_faces.errors import ConfigurationError
 from lightning_faces.files import write_atomic
 from lightning_faces.methods.base import FaceMethod
 
+Precision = Literal["fp32", "fp16", "int8"]
 IMAGE_SIZE = 64
 """Side of the crop for a method that takes any."""
 TOLERANCE = 0.02
@@ -106,7 +107,7 @@ def export_onnx(
     *,
     margin: float = 1.3,
     box: Literal["tight", "square"] = "tight",
-    precision: Literal["fp32", "fp16", "int8"] = "fp32",
+    precision: Precision = "fp32",
 ) -> Path:
     """Write a method's network as an ONNX file, and see that ONNX Runtime gives what torch does.
 
@@ -118,8 +119,8 @@ def export_onnx(
         path: An .onnx file.
         margin: Side of the crop over that of the box, as the method was trained.
         box: "tight" box of the landmarks, or the "square" of side (w + h) / 2 on the same centre.
-        precision: "fp32"; "fp16" for GPUs that compute in it; "int8" for CPUs: convolutions with 8 bits, whose ranges
-            are those of synthetic faces, and all else with 32.
+        precision: "fp32"; "fp16" for GPUs that compute in it; "int8" for CPUs, with ranges of synthetic faces. In both
+            the last layer of each output, and what follows, stay in float32.
 
     Returns:
         The path.
@@ -206,7 +207,7 @@ def _traced(exported: ExportedMethod) -> tuple[Any, list[str]]:
     return program.model_proto, names
 
 
-def metadata(exported: ExportedMethod, names: list[str], precision: str) -> dict[str, str]:
+def metadata(exported: ExportedMethod, names: list[str], precision: Precision) -> dict[str, str]:
     """What the file says of itself, as ONNX has it: text by name."""
     method, spec = exported.method, exported.method.spec
     found = {

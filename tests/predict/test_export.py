@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from datamodules.components.files import square_box
 from datamodules.components.transform import RawFace, crop_face
-from lightning_faces.batch import FacePrediction, collate_faces
+from lightning_faces.batch import FacePrediction, FaceSpec, collate_faces
 from lightning_faces.errors import ConfigurationError
+from lightning_faces.geometry.camera import Camera, crop_matrix, invert_affine
 from lightning_faces.methods import MeanLandmarks, Pix2Face, PRNet, Zhao2016
 from lightning_faces.methods.base import FaceMethod
 from lightning_faces.morphable.fit import fit_dense
@@ -27,7 +28,8 @@ if any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxruntime"
 
 import onnx
 
-from lightning_faces.predict.export import export_onnx
+from lightning_faces.predict.export import ExportedMethod, export_onnx
+from lightning_faces.predict.precision import last_layers
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "export.md"
 BOXES = np.array([[60.3, 40.1, 151.7, 150.2], [10.0, 20.5, 30.2, 37.0], [200.0, 100.0, 1600.0, 1300.0]])
@@ -83,6 +85,10 @@ def test_zhao_gives_the_same_landmarks_of_a_photograph_as_the_platform(photograp
     method = settled(Zhao2016(image_size=32, channels=(4, 4, 8, 8), hidden=16))
     path = export_onnx(method, tmp_path / "zhao.onnx", margin=1.4)
     pixels, code = read_rgb(photograph), documented()
+    for number, box in enumerate(BOXES):
+        own = crop_face(RawFace(pixels, str(number), box), 32, 1.4, None, np.random.default_rng(0))["image"]
+        theirs = code["crop"](pixels, box, 32, 1.4, False)
+        np.testing.assert_array_equal(theirs.transpose(2, 0, 1), (own * 255).round())
     for boxes in (BOXES[:1], BOXES):
         found = code["faces"](str(path), pixels, boxes)["landmarks"]
         true = by_platform(method, pixels, boxes, 1.4).landmarks.numpy()
@@ -98,6 +104,7 @@ def test_zhao_gives_the_same_landmarks_of_a_photograph_as_the_platform(photograp
     )
 
 
+@pytest.mark.slow
 def test_prnet_gives_the_same_surface_from_a_square_box(photograph: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     method = settled(PRNet(image_size=32, width=1))
@@ -131,6 +138,73 @@ def test_pix2face_gives_images_that_the_same_faces_are_fitted_to(photograph: Pat
     for name in ("pncc", "offsets"):
         assert np.abs((found[name] - true.dense[name].numpy()) * both).max() < 0.01
     assert fit_dense(*(torch.from_numpy(found[name]) for name in ("pncc", "offsets", "dense_mask")), method.face_model)
+
+
+class AllOutputs(MeanLandmarks):
+    """Gives everything that a face can have, drawn from a seed."""
+
+    faces = FacePrediction(
+        landmarks=32 * torch.rand(3, 68, 3, generator=torch.Generator().manual_seed(0)),
+        vertices=32 * torch.rand(3, 9, 3, generator=torch.Generator().manual_seed(1)),
+        coefficients=torch.rand(3, 5, generator=torch.Generator().manual_seed(2)),
+        camera=Camera.from_pose(torch.tensor([[0.3, 0.1, 0.2, 0.3, 15.0, 17.0]]).repeat(3, 1)),
+        visible=torch.rand(3, 68, generator=torch.Generator().manual_seed(3)),
+        uncertainty=torch.rand(3, 68, generator=torch.Generator().manual_seed(4)),
+        dense={"position_map": 32 * torch.rand(3, 3, 4, 4, generator=torch.Generator().manual_seed(5))},
+    )
+
+    @property
+    def spec(self) -> FaceSpec:
+        return FaceSpec(image_size=32)
+
+    def predict_faces(self, batch: Any) -> FacePrediction:
+        return self.faces
+
+
+@pytest.mark.parametrize("box", ["tight", "square"])
+def test_every_output_comes_back_to_the_photograph(box: Any) -> None:
+    boxes = torch.tensor(BOXES)
+    wide = torch.from_numpy(np.stack([square_box(row) for row in BOXES])) if box == "square" else boxes
+    true = AllOutputs.faces.to_file(invert_affine(crop_matrix(wide, 32, 1.4)).float())
+    found = ExportedMethod(AllOutputs(), 1.4, box)(torch.zeros(3, 32, 32, 3, dtype=torch.uint8), boxes.float())
+    assert true.camera is not None and true.vertices is not None and true.uncertainty is not None
+    pairs: dict[str, Any] = {"camera": true.camera.matrix, "position_map": true.dense["position_map"]}
+    pairs |= {name: getattr(true, name) for name in ("landmarks", "vertices", "coefficients", "visible", "uncertainty")}
+    assert set(found) == set(pairs)
+    for name, value in pairs.items():
+        torch.testing.assert_close(found[name], value, atol=2e-3, rtol=1e-5)
+
+
+def test_the_last_layer_of_each_output_stays_in_float32() -> None:
+    make = onnx.helper.make_node
+    nodes = [
+        make("Conv", ["image", "w1"], ["a"], "conv"),
+        make("Relu", ["a"], ["b"], "relu"),
+        make("Gemm", ["b", "w2"], ["c"], "last"),
+        make("Add", ["c", "box"], ["landmarks"], "add"),
+        make("Gemm", ["b", "w3"], ["d"], "other"),
+        make("Tanh", ["d"], ["e"], "tanh"),
+        make("MatMul", ["e", "w4"], ["depth"], "second"),
+    ]
+    values = [onnx.helper.make_tensor_value_info(name, 1, None) for name in ("image", "box", "landmarks", "depth")]
+    model = onnx.helper.make_model(onnx.helper.make_graph(nodes, "graph", values[:2], values[2:]))
+    assert sorted(last_layers(model)) == ["add", "last", "second"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("precision", "most", "share"), [("fp16", 0.05, 0.55), ("int8", 1.0, 0.4)])
+def test_fewer_bits_give_almost_the_same_landmarks(
+    photograph: Path, tmp_path: Path, precision: Any, most: float, share: float
+) -> None:
+    torch.manual_seed(0)
+    method = settled(Zhao2016(image_size=32, channels=(8, 8, 16, 16), hidden=64))
+    whole = export_onnx(method, tmp_path / "fp32.onnx")
+    path = export_onnx(method, tmp_path / f"{precision}.onnx", precision=precision)
+    assert path.stat().st_size < share * whole.stat().st_size
+    found, true = (documented()["faces"](str(file), read_rgb(photograph), BOXES)["landmarks"] for file in (path, whole))
+    pixel = 1.3 * np.ptp(BOXES.reshape(-1, 2, 2), axis=1).max(axis=1)[:, None, None] / 32
+    assert 0 < (np.abs(found - true) / pixel).max() < most
+    assert {item.key: item.value for item in onnx.load(path).metadata_props}["precision"] == precision
 
 
 def test_what_cannot_be_exported_is_refused(tmp_path: Path) -> None:
