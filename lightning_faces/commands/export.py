@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import get_args
 
 from lightning_faces.errors import ConfigurationError
-from lightning_faces.methods.checkpoint import load_method
 from lightning_faces.predict.export import Precision, export_onnx, packages
+from lightning_faces.predict.weights import load_weights
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str]) -> None:
         LightningFacesError: If it cannot be exported; nothing is written then.
     """
     parser = argparse.ArgumentParser("lightning-faces export", allow_abbrev=False, description=_DESCRIPTION)
-    parser.add_argument("checkpoint", type=Path, help="a .ckpt file of a training")
+    parser.add_argument("checkpoint", help="a .ckpt file of a training, or a name of weights of this installation")
     parser.add_argument("--out", type=Path, required=True, help="the .onnx file to write")
     parser.add_argument(
         "--precision",
@@ -30,18 +30,16 @@ def main(arguments: Sequence[str]) -> None:
         default="fp32",
         help="fp32 (default); fp16 for GPUs; int8 for CPUs, calibrated on synthetic faces",
     )
-    parser.add_argument("--margin", type=float, default=1.3, help="crop over box, as in the training (default: 1.3)")
-    parser.add_argument("--box", choices=("tight", "square"), default="tight", help="box of the crop (default: tight)")
+    parser.add_argument("--margin", type=float, help="crop over box, for checkpoints of earlier versions (else 1.3)")
     parser.add_argument("--face-model", help="name or path of the face model, for a method made with one of your own")
     options = parser.parse_args(arguments)
     if options.out.is_dir():
         raise ConfigurationError(f"--out {options.out} is a folder: give the file to write, such as model.onnx.")
-    if not 0.1 <= options.margin <= 100:
-        raise ConfigurationError(f"--margin is {options.margin}: give the crop's side over the box's, from 0.1 to 100.")
     packages()
-    method = load_method(options.checkpoint, **({"face_model": options.face_model} if options.face_model else {}))
-    path = export_onnx(method, options.out, margin=options.margin, box=options.box, precision=options.precision)
-    print(f"{path}: {type(method).__name__}, {options.precision}, {path.stat().st_size / 1e6:.1f} MB")
+    chosen = {"face_model": options.face_model} if options.face_model else {}
+    loaded = load_weights(options.checkpoint, options.margin, **chosen)
+    path = export_onnx(loaded.method, options.out, loaded.crop, options.precision)
+    print(f"{path}: {type(loaded.method).__name__}, {options.precision}, {path.stat().st_size / 1e6:.1f} MB")
 
 
 _DESCRIPTION = (

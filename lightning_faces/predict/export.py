@@ -23,10 +23,10 @@ import lightning_faces
 from lightning_faces.errors import ConfigurationError
 from lightning_faces.files import write_atomic
 from lightning_faces.methods.base import FaceMethod
+from lightning_faces.predict.predictor import IMAGE_SIZE
+from lightning_faces.predict.weights import CropRule
 
 Precision = Literal["fp32", "fp16", "int8"]
-IMAGE_SIZE = 64
-"""Side of the crop for a method that takes any."""
 TOLERANCE = 0.02
 """Pixels of the crop by which ONNX Runtime may differ from torch in float32."""
 OUTPUTS: dict[str, tuple[str, str]] = {
@@ -60,13 +60,12 @@ class ExportedMethod(nn.Module):
 
     Args:
         method: The method.
-        margin: Side of the crop over that of the box.
-        box: "tight", or "square" of side (w + h) / 2.
+        crop: How faces are cut out.
     """
 
-    def __init__(self, method: FaceMethod, margin: float = 1.3, box: Literal["tight", "square"] = "tight") -> None:
+    def __init__(self, method: FaceMethod, crop: CropRule = CropRule()) -> None:  # noqa: B008 - frozen
         super().__init__()
-        self.method, self.margin, self.box = method, margin, box
+        self.method, self.crop = method, crop
         self.image_size = method.spec.image_size or IMAGE_SIZE
         self.eval()
 
@@ -82,7 +81,7 @@ class ExportedMethod(nn.Module):
         """
         outputs = self.method.network_outputs(image.permute(0, 3, 1, 2).to(torch.float32) / 255.0)
         size = box[:, 2:] - box[:, :2]
-        side = (size.amax(dim=1) if self.box == "tight" else size.mean(dim=1)) * self.margin
+        side = (size.amax(dim=1) if self.crop.box == "tight" else size.mean(dim=1)) * self.crop.margin
         scale = (side / self.image_size)[:, None, None]
         centre = (box[:, :2] + box[:, 2:]) / 2
         corner = centre[:, None] - scale * (self.image_size - 1) / 2
@@ -104,9 +103,7 @@ class ExportedMethod(nn.Module):
 def export_onnx(
     method: FaceMethod,
     path: str | Path,
-    *,
-    margin: float = 1.3,
-    box: Literal["tight", "square"] = "tight",
+    crop: CropRule = CropRule(),  # noqa: B008 - frozen
     precision: Precision = "fp32",
 ) -> Path:
     """Write a method's network as an ONNX file, and see that ONNX Runtime gives what torch does.
@@ -117,8 +114,7 @@ def export_onnx(
     Args:
         method: In evaluation mode.
         path: An .onnx file.
-        margin: Side of the crop over that of the box, as the method was trained.
-        box: "tight" box of the landmarks, or the "square" of side (w + h) / 2 on the same centre.
+        crop: How faces are cut out, as the method was trained.
         precision: "fp32"; "fp16" for GPUs that compute in it; "int8" for CPUs, with ranges of synthetic faces. In both
             the last layer of each output, and what follows, stay in float32.
 
@@ -139,12 +135,12 @@ def export_onnx(
     if path.suffix.lower() != ".onnx":
         raise ConfigurationError(f"{path} cannot be written as ONNX: give a name that ends in .onnx.")
     onnx, _ = packages()
-    exported = ExportedMethod(method, margin, box).cpu()
+    exported = ExportedMethod(method, crop).cpu()
     model, names = _traced(exported)
     if precision != "fp32":
         from lightning_faces.predict.precision import in_precision
 
-        model = in_precision(model, precision, exported.image_size, exported.margin)
+        model = in_precision(model, precision, exported.image_size, exported.crop.margin)
     onnx.helper.set_model_props(model, metadata(exported, names, precision))
     data: bytes = model.SerializeToString()
     if precision == "fp32":
@@ -216,8 +212,8 @@ def metadata(exported: ExportedMethod, names: list[str], precision: Precision) -
         "method": type(method).__name__,
         "precision": precision,
         "image_size": str(exported.image_size),
-        "margin": repr(float(exported.margin)),
-        "box": exported.box,
+        "margin": repr(float(exported.crop.margin)),
+        "box": exported.crop.box,
         "crop": CROP,
         "landmark_scheme": spec.landmark_scheme or "68",
         "frame": "pixels of the upright photograph: x right, y down, depth larger towards the viewer",
@@ -256,7 +252,7 @@ def difference(exported: ExportedMethod, data: bytes) -> float:
     side = exported.image_size
     pixels = np.random.default_rng(0).integers(0, 256, (3, side, side, 3), dtype=np.uint8)
     # Around the whole crop, so that its pixels are the photograph's.
-    low, high = ((side - 1) / 2 + sign * side / exported.margin / 2 for sign in (-1, 1))
+    low, high = ((side - 1) / 2 + sign * side / exported.crop.margin / 2 for sign in (-1, 1))
     box = np.full((3, 4), [low, low, high, high], np.float32)
     found = run(session_of(data), pixels, box)
     with torch.no_grad():

@@ -30,6 +30,7 @@ import onnx
 
 from lightning_faces.predict.export import ExportedMethod, export_onnx
 from lightning_faces.predict.precision import last_layers
+from lightning_faces.predict.weights import CropRule
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "export.md"
 BOXES = np.array([[60.3, 40.1, 151.7, 150.2], [10.0, 20.5, 30.2, 37.0], [200.0, 100.0, 1600.0, 1300.0]])
@@ -83,7 +84,7 @@ def settled(method: FaceMethod) -> FaceMethod:
 def test_zhao_gives_the_same_landmarks_of_a_photograph_as_the_platform(photograph: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     method = settled(Zhao2016(image_size=32, channels=(4, 4, 8, 8), hidden=16))
-    path = export_onnx(method, tmp_path / "zhao.onnx", margin=1.4)
+    path = export_onnx(method, tmp_path / "zhao.onnx", CropRule(1.4))
     pixels, code = read_rgb(photograph), documented()
     for number, box in enumerate(BOXES):
         own = crop_face(RawFace(pixels, str(number), box), 32, 1.4, None, np.random.default_rng(0))["image"]
@@ -108,7 +109,7 @@ def test_zhao_gives_the_same_landmarks_of_a_photograph_as_the_platform(photograp
 def test_prnet_gives_the_same_surface_from_a_square_box(photograph: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     method = settled(PRNet(image_size=32, width=1))
-    path = export_onnx(method, tmp_path / "prnet.onnx", margin=1.6, box="square")
+    path = export_onnx(method, tmp_path / "prnet.onnx", CropRule(1.6, "square"))
     pixels, code = read_rgb(photograph), documented()
     boxes = BOXES[:2]
     found = code["faces"](str(path), pixels, boxes)
@@ -166,7 +167,9 @@ def test_every_output_comes_back_to_the_photograph(box: Any) -> None:
     boxes = torch.tensor(BOXES)
     wide = torch.from_numpy(np.stack([square_box(row) for row in BOXES])) if box == "square" else boxes
     true = AllOutputs.faces.to_file(invert_affine(crop_matrix(wide, 32, 1.4)).float())
-    found = ExportedMethod(AllOutputs(), 1.4, box)(torch.zeros(3, 32, 32, 3, dtype=torch.uint8), boxes.float())
+    found = ExportedMethod(AllOutputs(), CropRule(1.4, box))(
+        torch.zeros(3, 32, 32, 3, dtype=torch.uint8), boxes.float()
+    )
     assert true.camera is not None and true.vertices is not None and true.uncertainty is not None
     pairs: dict[str, Any] = {"camera": true.camera.matrix, "position_map": true.dense["position_map"]}
     pairs |= {name: getattr(true, name) for name in ("landmarks", "vertices", "coefficients", "visible", "uncertainty")}

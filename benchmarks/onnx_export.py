@@ -1,6 +1,6 @@
 """An exported network beside the one in torch: how far its landmarks are off, and how fast it is on one core.
 
-    python benchmarks/onnx.py CHECKPOINT
+    python benchmarks/onnx_export.py CHECKPOINT
 
 Errors are against true landmarks of held-out synthetic faces (NME of the 68 points in 2D) and against torch. Torch and
 ONNX Runtime are timed in turns in one run, in CPU time of one thread, so that ratios do not depend on what else runs.
@@ -22,21 +22,21 @@ from datamodules import SyntheticFaces
 from datamodules.components.transform import crop_face
 from lightning_faces.methods.checkpoint import load_method
 from lightning_faces.predict.export import ExportedMethod, Precision, export_onnx, run, session_of
+from lightning_faces.predict.weights import CropRule
 from lightning_faces.targets import CHEAP_TARGETS
 
 FACES = 256
 REPEATS = 9
-MARGIN = 1.3
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
 def held_out(image_size: int) -> tuple[Any, Any, Any]:
     """Crops uint8 ``[N, S, S, 3]``, boxes ``[N, 4]`` and landmarks ``[N, 68, 3]`` of test faces, image frame."""
-    data = SyntheticFaces(1, 1, FACES, image_size=image_size, margin=MARGIN, num_workers=0)
+    data = SyntheticFaces(1, 1, FACES, image_size=image_size, margin=CropRule().margin, num_workers=0)
     source = data.make_dataset("test", CHEAP_TARGETS)
     assert source is not None
     samples = [
-        crop_face(raw, image_size, MARGIN, None, np.random.default_rng(0))
+        crop_face(raw, image_size, CropRule().margin, None, np.random.default_rng(0))
         for start in range(0, FACES, 8)
         for raw in source.read_many(range(start, start + 8))
     ]
@@ -47,7 +47,7 @@ def held_out(image_size: int) -> tuple[Any, Any, Any]:
 def main(checkpoint: str) -> None:
     torch.set_num_threads(1)
     method = load_method(checkpoint)
-    exported = ExportedMethod(method, MARGIN)
+    exported = ExportedMethod(method)
     images, boxes, truth = held_out(exported.image_size)
     size = np.sqrt(np.prod(np.ptp(truth[..., :2], axis=1), axis=1))
     many = torch.from_numpy(images), torch.from_numpy(boxes)
@@ -61,7 +61,7 @@ def main(checkpoint: str) -> None:
         print("           MB   NME to truth  to torch   faces/s alone  in 64s   times torch alone  in 64s")
         with tempfile.TemporaryDirectory() as folder:
             for precision in PRECISIONS:
-                path = export_onnx(method, Path(folder) / "network.onnx", margin=MARGIN, precision=precision)
+                path = export_onnx(method, Path(folder) / "network.onnx", precision=precision)
                 session = session_of(path.read_bytes(), threads=1)
                 found = run(session, images, boxes)["landmarks"]
                 times = {}
