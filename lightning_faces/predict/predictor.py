@@ -112,7 +112,8 @@ class FacePredictor:
                 turned upright as their EXIF orientation says.
             boxes: Where the faces are, ``[[x0, y0, x1, y1], ...]``: tight boxes of the 68 landmarks in pixels of the
                 upright photograph. They are used as they are. None asks the detector, whose boxes are rough: a face is
-                cut out anew with the help of its landmarks. For several photographs, a list with the boxes (or None) of each.
+                cut out anew with the help of its landmarks. For several photographs, a list with the boxes (or None)
+                of each.
 
         Returns:
             One prediction (B = 1) per face, in pixels of the upright photograph, in the order of the boxes or, from the
