@@ -1,6 +1,7 @@
 """Richardson 2016: losses, basis vectors, the mask, passes, a fit to landmarks alone, cameras, speed.
 
     python benchmarks/richardson2016.py [--seeds S ...] [--variants V ...] [--landmarks CHECKPOINT]
+    python benchmarks/richardson2016.py --faces 5000             the variants only, in short trainings
 
 Trains configs/method/richardson2016.yaml (20,000 faces, 4 epochs) once per variant and seed into runs/richardson2016/
 and scores each last checkpoint, four passes, on the synthetic test faces with their true poses. Runs that exist are
@@ -48,7 +49,7 @@ from lightning_faces.metrics.functional import per_vertex_error
 from lightning_faces.metrics.functional_model import geometry_error, intersection_over_union
 from lightning_faces.morphable import MorphableModel
 from lightning_faces.morphable.fit import fit_landmarks, fit_perspective, fit_weak_perspective
-from lightning_faces.morphable.fit.result import shapes_of
+from lightning_faces.morphable.fit.result import FaceFit, shapes_of
 from lightning_faces.rendering.maps import FaceMaps
 from lightning_faces.rendering.renderer import rasterize_image
 from lightning_faces.rendering.synthesis import SynthesisOptions
@@ -56,6 +57,8 @@ from lightning_faces.targets import target_shapes
 
 CONFIG = "configs/method/richardson2016.yaml"
 RUNS = Path("runs/richardson2016")
+FACES = 20000
+"""Of the configuration."""
 VARIANTS = {
     "default": [],
     "coefficients": ["--model.init_args.loss", "coefficients"],
@@ -65,6 +68,7 @@ VARIANTS = {
 REFERENCE, PASSES = "default", ("--model.init_args.passes", "4")
 METRICS = ("geometry_mm", "geometry_rms_mm", "vertex_mm")
 PRIORS = (8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
+NETWORK = "network, pose of the landmarks"
 PEOPLE, FRAMES = 40, 10
 FULL_RED = 10.0
 """Error in mm that is drawn dark red."""
@@ -75,10 +79,10 @@ def report(name: str, values: Tensor, unit: str = "mm") -> None:
     print(f"  {name:52s} {float(values.double().mean()):+7.3f} [{low:+.3f}, {high:+.3f}] {unit}")
 
 
-def show() -> None:
+def show(folder: Path) -> None:
     """Values of each variant and pass, seeds averaged, and their paired difference from the default's."""
     for number in range(1, 5):
-        found = evaluations(RUNS, f"pass_{number}")
+        found = evaluations(folder, f"pass_{number}")
         for dataset, variant in ((d, v) for d in sorted({d for d, _ in found}) for v in VARIANTS if (d, v) in found):
             runs, plain = found[dataset, variant], found.get((dataset, REFERENCE), {})
             print(f"\n{dataset}, pass {number}, {variant}, seeds {sorted(runs)}")
@@ -109,15 +113,17 @@ def passes(method: Richardson2016) -> None:
     """Does each pass lower the error, and does it go too far?
 
     The factor is the one by which all offsets from the mean face would have to be multiplied to be nearest to the true
-    ones (least squares over vertices): above 1 the passes have not come far enough, below 1 they have gone too far.
+    ones (least squares over vertices): above 1 the passes have not come far enough, below 1 they have gone too far. The
+    share of the squared true offsets that they then account for is what is explained.
     """
     for split in ("val", "test"):
         rows: list[list[Tensor]] = [[] for _ in range(1 + len(method.prediction_names))]
-        products = [[0.0, 0.0] for _ in rows]
+        products, total = [[0.0, 0.0] for _ in rows], 0.0
         for batch in batches(split):
             target = batch["coefficients"]
             found = [torch.zeros_like(target), *method.correct(batch["image"], batch["pose"])]
             true = shapes_of(method.face_model, target) - method.face_model.mean
+            total += float(true.square().sum())
             for row, product, coefficients in zip(rows, products, found):
                 row.append(geometry_error(coefficients, target, method.face_model))
                 offsets = shapes_of(method.face_model, coefficients) - method.face_model.mean
@@ -195,45 +201,51 @@ def against_landmarks(method: Richardson2016, source: FaceMethod, name: str) -> 
     model = method.face_model
     regions = {"all vertices": torch.ones(model.num_vertices, dtype=torch.bool), "face": model.region_masks["face"]}
 
-    def fitted(faces: Faces, weight: float) -> Tensor:
+    def fitted(faces: Faces, weight: float) -> FaceFit:
         points = torch.cat(faces.landmarks)
-        return fit_landmarks(points, "68", model, identity_weight=weight, expression_weight=weight).coefficients
+        return fit_landmarks(points, "68", model, identity_weight=weight, expression_weight=weight)
 
     val = with_landmarks("val", source)
     scores = {
-        weight: float(aligned_error(model, fitted(val, weight), val.coefficients, regions["face"]).mean())
+        weight: float(aligned_error(model, fitted(val, weight).coefficients, val.coefficients, regions["face"]).mean())
         for weight in PRIORS
     }
     best = min(scores, key=scores.__getitem__)
     print(f"\nlandmarks of {name}; the fit's prior weighs {best:g} mm^2: validation error (face) by weight")
     print("  " + "  ".join(f"{weight:g}: {error:.3f}" for weight, error in scores.items()))
     test = with_landmarks("test", source)
-    fit = fit_landmarks(torch.cat(test.landmarks), "68", model)
-    poses = fit.camera.pose.split([len(batch["image"]) for batch in test.batches])
-    found = torch.cat([method.correct(batch["image"], pose)[2] for batch, pose in zip(test.batches, poses)])
-    true_pose = torch.cat([method.correct(batch["image"], batch["pose"])[2] for batch in test.batches])
-    only = fitted(test, best)
+    usual, best_fit = fit_landmarks(torch.cat(test.landmarks), "68", model), fitted(test, best)
+    true_pose = torch.cat([batch["pose"] for batch in test.batches])
+
+    def network(pose: Tensor) -> Tensor:
+        parts = pose.split([len(batch["image"]) for batch in test.batches])
+        return torch.cat([method.correct(batch["image"], part)[2] for batch, part in zip(test.batches, parts)])
+
+    found = {
+        "mean face": torch.zeros_like(test.coefficients),
+        "fit to landmarks": best_fit.coefficients,
+        NETWORK: network(usual.camera.pose),
+        "network, pose of that fit": network(best_fit.camera.pose),
+        "network, true pose": network(true_pose),
+    }
     yaw = torch.cat([batch["yaw"] for batch in test.batches]).abs()
-    print(f"per-vertex error after similarity of {len(yaw)} test faces; {int((~fit.valid).sum())} without a pose")
+    print(f"per-vertex error after similarity of {len(yaw)} test faces; {int((~usual.valid).sum())} without a pose")
     for region, mask in regions.items():
-        errors = {
-            "mean face": aligned_error(model, torch.zeros_like(found), test.coefficients, mask),
-            "fit to landmarks": aligned_error(model, only, test.coefficients, mask),
-            "network, three passes, pose of the landmarks": aligned_error(model, found, test.coefficients, mask),
-            "network, three passes, true pose": aligned_error(model, true_pose, test.coefficients, mask),
-        }
+        errors = {name: aligned_error(model, c, test.coefficients, mask) for name, c in found.items()}
         for label, error in errors.items():
             report(f"{region}: {label}", error)
-        difference = errors["network, three passes, pose of the landmarks"] - errors["fit to landmarks"]
-        report(f"{region}: network minus fit", difference)
+        for label in (NETWORK, "network, pose of that fit", "network, true pose"):
+            report(f"{region}: {label}, minus fit", errors[label] - errors["fit to landmarks"])
         for low, high in ((0, 30), (30, 60), (60, 90)):
             some = (yaw >= low) & (yaw < high)
-            report(f"{region}: network minus fit, |yaw| {low} to {high}", difference[some])
+            report(
+                f"{region}: network minus fit, |yaw| {low} to {high}",
+                (errors[NETWORK] - errors["fit to landmarks"])[some],
+            )
     chosen = [int(row) for low in (0, 30, 60) for row in ((yaw >= low) & (yaw < low + 30)).nonzero()[:2, 0]]
     images = torch.cat([batch["image"] for batch in test.batches])[chosen]
-    draw_error_maps(
-        model, images, test.coefficients[chosen], {"fit to landmarks": only[chosen], "network": found[chosen]}
-    )
+    drawn = {name: found[name][chosen] for name in ("fit to landmarks", NETWORK)}
+    draw_error_maps(model, images, test.coefficients[chosen], drawn)
 
 
 def draw_error_maps(model: MorphableModel, images: Tensor, true: Tensor, found: dict[str, Tensor]) -> None:
@@ -336,15 +348,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="training seeds (default 1)")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="only these")
+    parser.add_argument("--faces", type=int, default=FACES, help=f"training faces (default {FACES})")
     parser.add_argument("--landmarks", type=Path, help="checkpoint of a method of 68 landmarks")
     chosen = parser.parse_args()
     os.chdir(Path(__file__).resolve().parent.parent)
+    whole = chosen.faces == FACES
+    runs = RUNS if whole else RUNS.with_name(f"{RUNS.name}_{chosen.faces}")
+    # The schedule ends with the training.
+    steps = 4 * (chosen.faces // 32)
+    size = ["--data.init_args.train_size", str(chosen.faces)]
+    size += ["--model.init_args.lr_scheduler.init_args.T_max", str(steps)]
     for seed in chosen.seeds:
         for variant in chosen.variants:
-            folder, options = RUNS / f"{variant}-seed{seed}", VARIANTS[variant]
+            folder, options = runs / f"{variant}-seed{seed}", [*VARIANTS[variant], *([] if whole else size)]
             checkpoint = train(folder, CONFIG, "--seed_everything", str(seed), *options)
             score(folder, CONFIG, checkpoint, *options, *PASSES, photographs=False)
-    show()
+    show(runs)
+    if not whole:
+        return
     checkpoint = RUNS / f"{REFERENCE}-seed{chosen.seeds[0]}" / "checkpoints" / "last.ckpt"
     if not checkpoint.exists():
         return

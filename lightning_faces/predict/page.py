@@ -89,8 +89,8 @@ def write_page(
         items = "".join(f"<li>{_text(name)}: {_text(reason)}</li>" for name, reason in found.skipped.items())
         parts.append(f"<article><h2>Skipped</h2><ul>{items}</ul></article>")
     files = resources.files("lightning_faces.predict")
-    template = files.joinpath("page.html").read_text(encoding="utf-8")
-    viewer = files.joinpath("assets", "viewer.min.js").read_text(encoding="utf-8")
+    template = (files / "page.html").read_text(encoding="utf-8")
+    viewer = (files / "assets" / "viewer.min.js").read_text(encoding="utf-8")
     page = string.Template(template).substitute(content="\n".join(parts), viewer=viewer)
     return write_atomic(out, page.encode("utf-8"))
 
