@@ -50,7 +50,7 @@ reproduce-weights: install  ## train and score the shipped weights again: an hou
 
 lock: install  ## rewrite requirements.lock from pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url \
-		--extra render --extra sweep --extra scans --extra h5 --extra dev \
+		--extra render --extra sweep --extra scans --extra h5 --extra export --extra dev \
 		--custom-compile-command 'make lock' pyproject.toml -o requirements.lock
 
 clean:  ## remove the environment and what runs left

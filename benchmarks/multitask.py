@@ -23,6 +23,7 @@ import torch
 import yaml
 from experiment import difference_over_faces, evaluations, score, train
 from lightning.pytorch import Callback, Trainer
+from torch.utils.data import DataLoader
 
 from datamodules import SyntheticFaces
 from lightning_faces.batch import FaceBatch
@@ -181,7 +182,7 @@ def trained(method: MultiTask, batch: FaceBatch) -> np.ndarray[Any, Any]:
         accelerator="cpu", devices=1, max_steps=STEPS, callbacks=[clock], logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
-    trainer.fit(method.train(), [batch] * STEPS)
+    trainer.fit(method.train(), DataLoader([batch] * STEPS, batch_size=None))
     return clock.times()
 
 

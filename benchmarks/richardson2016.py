@@ -1,6 +1,7 @@
 """Richardson 2016: losses, basis vectors, the mask, passes, a fit to landmarks alone, cameras, speed.
 
     python benchmarks/richardson2016.py [--seeds S ...] [--variants V ...] [--landmarks CHECKPOINT]
+    python benchmarks/richardson2016.py --faces 5000             the variants only, in short trainings
 
 Trains configs/method/richardson2016.yaml (20,000 faces, 4 epochs) once per variant and seed into runs/richardson2016/
 and scores each last checkpoint, four passes, on the synthetic test faces with their true poses. Runs that exist are
@@ -56,6 +57,8 @@ from lightning_faces.targets import target_shapes
 
 CONFIG = "configs/method/richardson2016.yaml"
 RUNS = Path("runs/richardson2016")
+FACES = 20000
+"""Of the configuration."""
 VARIANTS = {
     "default": [],
     "coefficients": ["--model.init_args.loss", "coefficients"],
@@ -76,10 +79,10 @@ def report(name: str, values: Tensor, unit: str = "mm") -> None:
     print(f"  {name:52s} {float(values.double().mean()):+7.3f} [{low:+.3f}, {high:+.3f}] {unit}")
 
 
-def show() -> None:
+def show(folder: Path) -> None:
     """Values of each variant and pass, seeds averaged, and their paired difference from the default's."""
     for number in range(1, 5):
-        found = evaluations(RUNS, f"pass_{number}")
+        found = evaluations(folder, f"pass_{number}")
         for dataset, variant in ((d, v) for d in sorted({d for d, _ in found}) for v in VARIANTS if (d, v) in found):
             runs, plain = found[dataset, variant], found.get((dataset, REFERENCE), {})
             print(f"\n{dataset}, pass {number}, {variant}, seeds {sorted(runs)}")
@@ -343,15 +346,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="training seeds (default 1)")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="only these")
+    parser.add_argument("--faces", type=int, default=FACES, help=f"training faces (default {FACES})")
     parser.add_argument("--landmarks", type=Path, help="checkpoint of a method of 68 landmarks")
     chosen = parser.parse_args()
     os.chdir(Path(__file__).resolve().parent.parent)
+    whole = chosen.faces == FACES
+    runs = RUNS if whole else RUNS.with_name(f"{RUNS.name}_{chosen.faces}")
+    # The schedule ends with the training.
+    steps = 4 * (chosen.faces // 32)
+    size = ["--data.init_args.train_size", str(chosen.faces)]
+    size += ["--model.init_args.lr_scheduler.init_args.T_max", str(steps)]
     for seed in chosen.seeds:
         for variant in chosen.variants:
-            folder, options = RUNS / f"{variant}-seed{seed}", VARIANTS[variant]
+            folder, options = runs / f"{variant}-seed{seed}", [*VARIANTS[variant], *([] if whole else size)]
             checkpoint = train(folder, CONFIG, "--seed_everything", str(seed), *options)
             score(folder, CONFIG, checkpoint, *options, *PASSES, photographs=False)
-    show()
+    show(runs)
+    if not whole:
+        return
     checkpoint = RUNS / f"{REFERENCE}-seed{chosen.seeds[0]}" / "checkpoints" / "last.ckpt"
     if not checkpoint.exists():
         return

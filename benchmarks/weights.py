@@ -35,7 +35,7 @@ def main() -> None:
     written = save_weights(checkpoint, RUN.parent / "faces.json")
     for prediction in ("fusion", "landmarks", "coefficients"):
         for (dataset, _), runs in sorted(evaluations(RUN.parent, prediction).items()):
-            print(f"\n{dataset}, {prediction}, {runs[1][0].count} faces")
+            print(f"\n{dataset}, {prediction}, {runs[1][0].metrics['nme'].samples} faces")
             for metric in METRICS:
                 value = runs[1][0].metrics.get(metric)
                 if value is not None:

@@ -21,6 +21,8 @@ COMMANDS = {
     "sweep": ("lightning_faces.commands.sweep:main", "search hyperparameters on this machine, without an account"),
     "datasets": ("lightning_faces.commands.datasets:main", "list the data sets, what each needs and where it looks"),
     "preview": ("lightning_faces.commands.preview:main", "draw synthetic faces"),
+    "report": ("lightning_faces.commands.report:main", "show a folder of predictions on one page"),
+    "export": ("lightning_faces.commands.export:main", "write a checkpoint's network as ONNX"),
     "import-model": ("lightning_faces.commands.import_model:main", "convert a morphable model"),
     "scan-error": ("lightning_faces.commands.scan_error:main", "compare predicted meshes to scans, in millimetres"),
     "build-model": ("lightning_faces.commands.build_model:main", "make a face model by PCA from registered meshes"),

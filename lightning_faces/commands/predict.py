@@ -23,6 +23,7 @@ from lightning_faces.predict.journal import FILE, Journal
 from lightning_faces.predict.outputs import OUTPUTS, check_kinds
 from lightning_faces.predict.predictor import load
 from lightning_faces.predict.sources import Source, find_sources
+from lightning_faces.predict.video_files import predict_video
 
 SECONDS = 10.0
 """Between two lines that say how far it is, where there is no terminal."""
@@ -56,6 +57,9 @@ def main(arguments: Sequence[str]) -> int:
         with Counter(len(sources)) as counter:
             run = FolderRun(predictor, out, kinds, boxes, options.batch, counter, digest)
             run.run([source for source in sources if not source.is_video], journal)
+            for source in sources:
+                if source.is_video:
+                    predict_video(run, source, journal)
         journal.close()
     finally:
         owner.release()

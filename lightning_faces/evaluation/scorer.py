@@ -98,7 +98,7 @@ class Scored:
 
 @dataclass
 class _Part:
-    """What one rank has; tensors are on the CPU."""
+    """What one rank has; tensors are on the CPU. ``with_labels`` and ``tried`` name scores: tried are valid faces."""
 
     rows: dict[str, list[dict[str, Tensor]]] = field(default_factory=dict)
     faces: list[dict[str, Tensor]] = field(default_factory=list)
@@ -106,6 +106,7 @@ class _Part:
     reasons: dict[int, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     with_labels: set[str] = field(default_factory=set)
+    tried: set[str] = field(default_factory=set)
 
 
 class Scorer:
@@ -170,8 +171,9 @@ class Scorer:
                 cached[score.values] = score.values(prediction, batch, self.shared)
             with_labels = has(batch, *score.labels)
             rows, labelled = valid & with_labels, labelled | with_labels
-            if bool(with_labels.any()):
-                self._part.with_labels.add(score.name)
+            for names, found in ((self._part.with_labels, with_labels), (self._part.tried, rows)):
+                if bool(found.any()):
+                    names.add(score.name)
             chosen = metric._filter_kwargs(**cached[score.values])
             metric.update(**chosen if bool(rows.all()) else {key: value[rows] for key, value in chosen.items()})
         self._note_faces(prediction, batch, labelled & ~valid)
@@ -257,7 +259,8 @@ class Scorer:
     def _no_rows(self, score: Score, parts: Sequence[_Part]) -> str:
         """Why a score that lacks nothing has no row: no labels, or labels of faces alone that are not valid."""
         labelled = any(score.name in part.with_labels for part in parts)
-        return _NO_VALID_FACE if labelled else _no_sample(score)
+        tried = any(score.name in part.tried for part in parts)
+        return _NO_VALID_FACE if labelled and not tried else _no_sample(score)
 
 
 def _table(

@@ -75,7 +75,7 @@ class CoefficientHead(Head):
         self,
         shape: FeatureShape,
         face_model: MorphableModel | str = "embedded",
-        weights: tuple[float, float, float, float] = (0.02, 1.0, 0.2, 1.0),
+        weights: tuple[float, float, float, float] = (0.1, 10.0, 0.2, 1.0),
     ) -> None:
         super().__init__()
         if shape.pooled == 0:

@@ -116,12 +116,13 @@ class LandmarkHead(Head):
             # The norm is not in the paper: without it a high learning rate kills all hidden units in the first epoch.
             layers += [nn.Linear(width, hidden), nn.LayerNorm(hidden), nn.ReLU(inplace=True)]
             width = hidden
+        self.points = points
         self.layers = nn.Sequential(*layers, nn.Linear(width, 2 * points))
 
     def forward(self, features: Features) -> Tensor:
         """Pooled features ``[B, pooled]`` to landmarks ``[B, l, 2]`` in units in which the image spans [-1, 1]."""
         hidden = self.layers[:-1](features.pooled)
-        return last_layer(self.layers[-1], hidden).reshape(len(hidden), -1, 2)
+        return last_layer(self.layers[-1], hidden).reshape(-1, self.points, 2)
 
     @without_autocast
     def terms(self, output: Tensor, batch: FaceBatch) -> dict[str, Term]:

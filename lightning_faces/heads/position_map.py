@@ -221,6 +221,10 @@ class PositionMapHead(Head):
             dense={"position_map": maps},
         )
 
+    def vertices(self, maps: Tensor) -> Tensor:
+        """Vertices ``face_vertices`` ``[B, V, 3]`` of position maps ``[B, 3, U, U]``."""
+        return self.uv.vertices(maps)[:, self.face]
+
     def fit_pose(self, points: Tensor) -> Tensor:
         """Pose of the canonical face by the least-squares similarity.
 

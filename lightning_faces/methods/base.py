@@ -139,6 +139,36 @@ class FaceMethod(LightningModule, ABC):
         """All predictions by name, as ``prediction_names`` lists them; as pure as :meth:`predict_faces`."""
         return {"": self.predict_faces(batch)}
 
+    def network_outputs(self, image: Tensor) -> dict[str, Tensor]:
+        """What the network alone, outside this program, says of faces; see :mod:`lightning_faces.predict.export`.
+
+        It is all of :meth:`predict_faces`. A method whose faces take more than a network (a fit, a renderer) gives that
+        part of them which does not, or refuses.
+
+        Args:
+            image: ``[B, 3, S, S]`` in [0, 1].
+
+        Returns:
+            Tensors under the names of the attributes of ``FacePrediction`` and of its dense images, image frame;
+            ``camera`` is its matrix ``[B, 3, 4]``.
+
+        Raises:
+            ConfigurationError: If there is no such part.
+        """
+        faces = in_full_precision(self.predict_faces({"image": image}))  # type: ignore[typeddict-item]
+        camera = None if faces.camera is None else faces.camera.matrix
+        found = {
+            "landmarks": faces.landmarks,
+            "vertices": faces.vertices,
+            "coefficients": faces.coefficients,
+            "camera": camera,
+            "visible": faces.visible,
+            "uncertainty": faces.uncertainty,
+            "dense_mask": faces.dense_mask,
+            **faces.dense,
+        }
+        return {name: value for name, value in found.items() if value is not None}
+
     def start_pass(self) -> None:
         """Begin a pass over the training data: forget what an interrupted one collected."""
 

@@ -52,4 +52,4 @@ class MeanLandmarks(FaceMethod):
     def predict_faces(self, batch: FaceBatch) -> FacePrediction:
         """The mean landmarks, once per image."""
         points = unit_to_image(full_precision(self.mean), batch["image"].shape[-1])
-        return FacePrediction(landmarks=points.expand(len(batch["index"]), -1, -1).contiguous())
+        return FacePrediction(landmarks=points.expand(batch["image"].shape[0], -1, -1).contiguous())

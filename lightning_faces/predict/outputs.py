@@ -5,14 +5,12 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -20,9 +18,10 @@ from torch import Tensor
 from lightning_faces.errors import ConfigurationError
 from lightning_faces.files import write_atomic
 from lightning_faces.morphable import MorphableModel
-from lightning_faces.morphable.fit.result import shapes_of
-from lightning_faces.morphable.mesh_files import write_mesh
-from lightning_faces.predict.pictures import FacePictures, surface_triangles
+from lightning_faces.morphable.glb import write_glb
+from lightning_faces.morphable.mesh_files import write_mesh, write_textured_obj
+from lightning_faces.predict.meshes import FaceMeshes
+from lightning_faces.predict.pictures import FacePictures
 from lightning_faces.predict.values import NamedFace, record
 
 
@@ -33,12 +32,24 @@ class PredictedPhotograph:
     Attributes:
         image: Uint8 RGB ``[H, W, 3]``, upright.
         faces: In its pixels.
-        model: The face model of their vertices and coefficients.
+        meshes: Makes their meshes.
     """
 
     image: NDArray[np.uint8]
     faces: Sequence[NamedFace]
-    model: MorphableModel
+    meshes: FaceMeshes
+    _textures: dict[int, Tensor | None] = field(default_factory=dict)
+
+    @property
+    def model(self) -> MorphableModel:
+        """The face model of their vertices and coefficients."""
+        return self.meshes.model
+
+    def texture(self, face: NamedFace) -> Tensor | None:
+        """The texture of one of the faces, made once."""
+        if id(face) not in self._textures:
+            self._textures[id(face)] = self.meshes.texture(self.image, face)
+        return self._textures[id(face)]
 
     @cached_property
     def pictures(self) -> FacePictures:
@@ -124,41 +135,32 @@ def _pts(path: Path, photograph: PredictedPhotograph, face: NamedFace) -> None:
     write_atomic(path, text.encode())
 
 
-def _object_mesh(path: Path, photograph: PredictedPhotograph, face: NamedFace) -> bool:
-    prediction, model = face.prediction, photograph.model
-    coefficients = prediction.coefficients
-    if not face.found.believed or coefficients is None or coefficients.shape[1] != model.num_coefficients:
+def _obj(path: Path, photograph: PredictedPhotograph, face: NamedFace) -> bool:
+    mesh, texture = photograph.meshes.mesh(face, "object"), photograph.texture(face)
+    if mesh is None:
         return False
-    shape = shapes_of(model, coefficients.to(model.mean))[0]
-    colours = None
-    if prediction.vertices is not None and prediction.vertex_ids is None:
-        colours = colours_at(photograph.image, prediction.vertices[0])
-    write_mesh(path, shape, model.faces, colours)
+    if texture is None:
+        write_mesh(path, mesh.vertices, mesh.faces, photograph.meshes.colours(photograph.image, face, mesh))
+    else:
+        write_textured_obj(path, mesh, texture)
     return True
 
 
-def _image_mesh(path: Path, photograph: PredictedPhotograph, face: NamedFace) -> bool:
-    prediction, model = face.prediction, photograph.model
-    if not face.found.believed or prediction.vertices is None:
+def _glb(path: Path, photograph: PredictedPhotograph, face: NamedFace) -> bool:
+    mesh, texture = photograph.meshes.mesh(face, "object"), photograph.texture(face)
+    if mesh is None:
         return False
-    ids = torch.arange(model.num_vertices) if prediction.vertex_ids is None else prediction.vertex_ids.cpu()
-    points = prediction.vertices[0]
-    colours = colours_at(photograph.image, points)
-    # Right-handed, as viewers expect it.
-    write_mesh(path, points * points.new_tensor([1, -1, 1]), surface_triangles(model, ids), colours)
+    colours = None if texture is not None else photograph.meshes.colours(photograph.image, face, mesh)
+    write_glb(path, mesh, colours, texture)
     return True
 
 
-def colours_at(image: NDArray[np.uint8], points: Tensor) -> NDArray[np.uint8]:
-    """Colours ``[V, 3]`` of a photograph at points ``[V, >=2]``: a hidden point has the colour of what covers it."""
-    places = points[:, :2].float().numpy()
-    # remap's own coordinates have 16 bits.
-    low = np.clip(np.floor(places.min(axis=0)) - 1, 0, (image.shape[1] - 1, image.shape[0] - 1)).astype(int)
-    high = np.clip(np.ceil(places.max(axis=0)) + 2, low + 1, (image.shape[1], image.shape[0])).astype(int)
-    part = np.ascontiguousarray(image[low[1] : high[1], low[0] : high[0]])
-    x, y = (np.ascontiguousarray(places[None, :, k] - low[k], dtype=np.float32) for k in (0, 1))
-    found = cv2.remap(part, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return np.asarray(found, dtype=np.uint8).reshape(-1, 3)
+def _ply(path: Path, photograph: PredictedPhotograph, face: NamedFace) -> bool:
+    mesh = photograph.meshes.mesh(face, "image")
+    if mesh is None:
+        return False
+    write_mesh(path, mesh.vertices, mesh.faces, photograph.meshes.colours(photograph.image, face, mesh))
+    return True
 
 
 def _picture(draw: Callable[[FacePictures], Image.Image]) -> Callable[[Path, PredictedPhotograph], None]:
@@ -177,7 +179,8 @@ OUTPUTS: dict[str, Output] = {
     "mesh": Output(".mesh.png", "the surface on the photograph", _picture(FacePictures.mesh)),
     "depth": Output(".depth.png", "its depth", _picture(FacePictures.depth)),
     "pncc": Output(".pncc.png", "where on the mean face each pixel lies", _picture(FacePictures.pncc)),
-    "obj": Output(".obj", "mesh in millimetres, without the head's pose, coloured", face=_object_mesh),
-    "ply": Output(".ply", "mesh in the photograph's pixels (y up), coloured", face=_image_mesh),
+    "obj": Output(".obj", "mesh in millimetres without the head's pose, with its texture (.mtl, .png)", face=_obj),
+    "ply": Output(".ply", "mesh in the photograph's pixels, y up, with its colours", face=_ply),
+    "glb": Output(".glb", "mesh in metres that the facial actions move, for Blender and browsers", face=_glb),
 }
 """Kind to row."""

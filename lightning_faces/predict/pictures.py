@@ -17,7 +17,7 @@ from lightning_faces.predict.values import NamedFace
 from lightning_faces.rendering.drawing import colours, draw_landmarks
 from lightning_faces.rendering.renderer import Raster, VertexNormals, rasterize_image, to_view
 
-LONGEST = 1600
+LONGEST = 1920
 """Side in pixels up to which a picture is as large as its photograph."""
 COLOUR, HIDDEN_COLOUR, DOUBTED_COLOUR = (60, 230, 110), (70, 130, 240), (255, 150, 30)
 """Of landmarks: that can be seen, that are hidden, and those of a face that is not believed."""

@@ -1,6 +1,8 @@
-"""What a video adds to single images: frames without a face, and jitter (Pix2face 2017, section 4.1)."""
+"""What a video adds to single images: frames without a face, and jitter (Pix2face 2017, section 4.1; Casiez 2012)."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor, nn
@@ -61,3 +63,45 @@ def moving_average(values: Tensor, window: int = 3) -> Tensor:
     flat = values.reshape(len(values), -1).T[:, None]
     smooth = nn.functional.avg_pool1d(flat, window, stride=1, padding=window // 2, count_include_pad=False)
     return smooth[:, 0].T.reshape(values.shape)
+
+
+def one_euro(
+    values: Tensor, rate: float, min_cutoff: float = 1.0, beta: float = 5.0, derivative_cutoff: float = 1.0
+) -> Tensor:
+    """The One-Euro filter: smooth where values rest, without lag where they move (Casiez, Roussel and Vogel 2012).
+
+    A low-pass filter of first order, for each number alone, whose cutoff is ``min_cutoff + beta |speed|``; the speed is
+    low-pass filtered itself. It looks at the past alone, so it is the same for a video and for a camera.
+
+    Args:
+        values: ``[T, ...]``, in units in which the speed is meant, such as landmarks over the face's size.
+        rate: Frames per second.
+        min_cutoff: Hertz, at rest: lower is smoother.
+        beta: Hertz per unit and second: higher lags less.
+        derivative_cutoff: Hertz.
+
+    Returns:
+        ``[T, ...]``.
+
+    Raises:
+        ConfigurationError: If the rate is not positive.
+
+    Example:
+        >>> still = torch.tensor([0.0, 0.01, -0.01, 0.01, -0.01])
+        >>> bool(one_euro(still, 30.0).abs().max() < 0.003)
+        True
+    """
+    if not 0 < rate < math.inf:
+        raise ConfigurationError(f"A video of {rate} frames per second can't be smoothed: give a positive rate.")
+    smooth, speed = values.clone(), torch.zeros_like(values[:1])
+    of_speed = _smoothing(torch.tensor(derivative_cutoff), rate)
+    for t in range(1, len(values)):
+        # As the paper's algorithm 1 has it: against the last filtered value.
+        speed = speed + of_speed * ((values[t] - smooth[t - 1]) * rate - speed)
+        smooth[t] = smooth[t - 1] + _smoothing(min_cutoff + beta * speed[0].abs(), rate) * (values[t] - smooth[t - 1])
+    return smooth
+
+
+def _smoothing(cutoff: Tensor, rate: float) -> Tensor:
+    """Share of the new value in a low-pass filter of that cutoff frequency."""
+    return 1 / (1 + rate / (2 * math.pi * cutoff))

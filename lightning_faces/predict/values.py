@@ -141,8 +141,9 @@ def pose_matrix(pose: Tensor) -> Tensor:
     """The 4x4 matrix M of a pose ``[6]``: ``(x, y, z, 1) = M (X, Y, Z, 1)``, object frame (mm) to image frame (pixels).
 
     Example:
-        >>> pose_matrix(torch.tensor([2.0, 0.0, 0.0, 0.0, 50.0, 60.0])).tolist()[1]
-        [0.0, -2.0, 0.0, 60.0]
+        >>> matrix = pose_matrix(torch.tensor([2.0, 0.0, 0.0, 0.0, 50.0, 60.0]))
+        >>> (matrix @ torch.tensor([10.0, 5.0, 1.0, 1.0])).tolist()
+        [70.0, 50.0, 2.0, 1.0]
     """
     matrix = torch.eye(4, dtype=pose.dtype)
     flip = pose.new_tensor([[1.0], [-1.0], [1.0]])

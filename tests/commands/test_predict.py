@@ -55,7 +55,7 @@ def test_everything_of_a_face_is_written(capsys: pytest.CaptureFixture[str]) -> 
     (line,) = lines()
     assert {path.name for path in Path("faces").iterdir()} - {"predictions.jsonl"} == {
         f"a.png{'.1' if row.face else ''}{row.suffix}" for row in OUTPUTS.values()
-    }
+    } | {"a.png.1.mtl", "a.png.1.png"}
     (face,) = line["faces"]
     assert json.loads(Path("faces/a.png.1.json").read_text()) == face
     points = torch.tensor(face["landmarks"])
@@ -79,6 +79,12 @@ def test_everything_of_a_face_is_written(capsys: pytest.CaptureFixture[str]) -> 
     assert (model.landmarks(placed[None])[0] - points)[:, :2].norm(dim=1).max() < 1.5
     in_image, _ = read_mesh(Path("faces/a.png.1.ply"))
     assert in_image[:, :2] == pytest.approx(placed[:, :2].numpy() * (1, -1), abs=0.05)
+    content = Path("faces/a.png.1.glb").read_bytes()
+    described = json.loads(content[20 : 20 + int.from_bytes(content[12:16], "little")])
+    assert described["meshes"][0]["extras"]["targetNames"] == list(model.expression_names)
+    # The part of the face that the bright rectangle shows has its colour.
+    skin = np.asarray(Image.open("faces/a.png.1.png").convert("RGB"))
+    assert skin.std() > 1
     # Pictures have the photograph's size, and change it where the face is.
     for kind in ("landmarks", "mesh", "depth", "pncc"):
         drawn = np.asarray(Image.open(f"faces/a.png.{kind}.png")).astype(int)

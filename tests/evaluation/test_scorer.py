@@ -239,6 +239,11 @@ def test_the_means_of_an_untrained_method_that_finds_no_face_are_nan_not_absent(
         assert means and all(np.isnan(value) for value in means.values())
     assert "geometry_mm" not in means
     assert any(note.startswith("Not scored, since no face is valid: nme") for note in lost.notes)
+    # Valid faces that a score cannot use are another reason.
+    kept = scored(noisy(batch), batch, SharedModel(IDENTITY, model))
+    assert not any("no face is valid" in note for note in kept.notes)
+    batch["landmark_mask"][..., 2] = False
+    assert not any("no face is valid" in note for note in scored(noisy(batch), batch).notes)
 
 
 @pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])

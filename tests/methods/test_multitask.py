@@ -121,7 +121,7 @@ def test_the_losses_of_coefficients_and_pose_against_numpy(model: MorphableModel
     expected = np.linalg.norm((projected - batch["landmarks"].numpy())[..., :2], axis=2).mean(axis=1)
     np.testing.assert_allclose(terms["reprojection"].detach().numpy(), expected, rtol=1e-3)
     # Half the image's side is the unit of the last one's weight.
-    assert [term.weight for term in head.terms(output, batch).values()] == [0.02, 1.0, 0.2, 2 / 64]
+    assert [term.weight for term in head.terms(output, batch).values()] == [0.1, 10.0, 0.2, 2 / 64]
 
 
 def test_facial_actions_stay_in_range_and_find_back(model: MorphableModel) -> None:

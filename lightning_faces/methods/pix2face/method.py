@@ -106,3 +106,8 @@ class Pix2Face(FaceMethod):
     def predict_faces(self, batch: FaceBatch) -> FacePrediction:
         """Images in millimetres, camera, coefficients, mesh and landmarks; a face without valid pixels is not valid."""
         return self.head.read(self(batch["image"]), batch)
+
+    def network_outputs(self, image: Tensor) -> dict[str, Tensor]:
+        """The images; :func:`~lightning_faces.morphable.fit.fit_dense` finds camera, coefficients and landmarks."""
+        pncc, offsets, mask = self.head.millimetres(self(image))
+        return {"pncc": pncc, "offsets": offsets, "dense_mask": mask}

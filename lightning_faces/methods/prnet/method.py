@@ -114,6 +114,11 @@ class PRNet(FaceMethod):
         """Landmarks, vertices of the face, camera and position map; see :meth:`.PositionMapHead.read_maps`."""
         return self.head.read(self.head(self.backbone.extract(batch["image"])), batch)
 
+    def network_outputs(self, image: Tensor) -> dict[str, Tensor]:
+        """All but the camera, whose fit has a singular value decomposition."""
+        maps = self(image)
+        return {"landmarks": self.head.uv.landmarks(maps), "vertices": self.head.vertices(maps), "position_map": maps}
+
     def texture(self, image: Tensor, maps: Tensor) -> Tensor:
         """Colours of the image at the points of position maps (hidden points show what covers them).
 

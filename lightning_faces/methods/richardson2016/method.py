@@ -242,6 +242,13 @@ class Richardson2016(FaceMethod):
             )
         return named
 
+    def network_outputs(self, image: Tensor) -> dict[str, Tensor]:
+        """Refused: there is more between image and face than a network."""
+        raise ConfigurationError(
+            "Richardson2016 draws the face between the passes of its network, so that it is no network alone and "
+            "cannot be exported: export another method."
+        )
+
     def predict_faces(self, batch: FaceBatch) -> FacePrediction:
         """The last pass."""
         return self.predict_named(batch)[self.prediction_names[-1]]
