@@ -83,6 +83,7 @@ def test_each_sample_trains_the_heads_whose_targets_it_has(mixture: dict[str, An
         assert total == pytest.approx(float(getattr(whole, field).sum()), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_shipped_mixture_trains_validates_and_is_read_back(mixture: dict[str, Any], tmp_path: Path) -> None:
     network = method(mixture)
     run = trainer(tmp_path, [LastCheckpoint()], max_epochs=1)
