@@ -171,7 +171,10 @@ def video(method: Richardson2016) -> None:
 
 
 def aligned_error(model: MorphableModel, found: Tensor, true: Tensor, region: Tensor) -> Tensor:
-    """``vertex_mm`` ``[B]`` of coefficients ``[B, K]``, of the vertices of a region."""
+    """Mean distance of a region's vertices after similarity ``[B]``, of the shapes of coefficients ``[B, K]``, in mm.
+
+    The score ``vertex_mm`` compares in the image, where the true vertices have perspective.
+    """
     shapes = [
         model.vertices(*c.split((model.num_identity, model.num_expression), dim=1))[:, region] for c in (found, true)
     ]
