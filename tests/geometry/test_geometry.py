@@ -136,3 +136,22 @@ def test_similarity_never_reflects_and_ignores_weightless_points() -> None:
     weights[3] = 0
     scale, rotation, shift = similarity_transform(source, spoiled, weights=weights)
     torch.testing.assert_close(apply_similarity(source, scale, rotation, shift)[4:], source[4:])
+
+
+def test_the_rotation_of_points_in_the_plane_is_that_of_a_decomposition() -> None:
+    generator = torch.Generator().manual_seed(3)
+    source, target = torch.randn((2, 6, 9, 2), generator=generator, dtype=torch.float64)
+    # A mirrored target too, whose best orthogonal matrix is no rotation.
+    target = torch.cat((target, source * torch.tensor([-1.0, 1.0]) + 0.1 * target))
+    source = torch.cat((source, source))
+    scale, rotation, _ = similarity_transform(source, target)
+    for i in range(12):
+        x, y = source[i] - source[i].mean(0), target[i] - target[i].mean(0)
+        u, s, vt = np.linalg.svd((y.T @ x).numpy())
+        sign = np.array([1.0, np.sign(np.linalg.det(u @ vt))])
+        np.testing.assert_allclose(rotation[i], u @ np.diag(sign) @ vt, atol=1e-12)
+        np.testing.assert_allclose(scale[i], (s * sign).sum() / (x**2).sum(), atol=1e-12)
+    still = similarity_transform(
+        torch.zeros(1, 4, 2) + torch.tensor([[1.0], [-1.0], [0.0], [0.0]]), torch.zeros(1, 4, 2)
+    )
+    assert still[0].tolist() == [0.0] and torch.equal(still[1], torch.eye(2)[None])
