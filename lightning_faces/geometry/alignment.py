@@ -29,17 +29,33 @@ def similarity_transform(
     target_mean = (weights * target).sum(dim=-2, keepdim=True)
     source_centred = source - source_mean
     covariance = (weights * (target - target_mean)).transpose(-1, -2) @ source_centred
+    rotation, stretch = _plane_rotation(covariance) if source.shape[-1] == 2 else _rotation(covariance)
+    if with_scale:
+        variance = (weights * source_centred.square()).sum(dim=(-1, -2))
+        scale = stretch / variance
+    else:
+        scale = torch.ones_like(stretch)
+    translation = target_mean[..., 0, :] - scale[..., None] * (rotation @ source_mean.transpose(-1, -2))[..., 0]
+    return scale, rotation, translation
+
+
+def _rotation(covariance: Tensor) -> tuple[Tensor, Tensor]:
+    """The proper rotation R of the largest ``trace(R^T C)``, and that trace, of ``[..., D, D]``."""
     u, singular, vt = torch.linalg.svd(covariance)
     sign = torch.ones_like(singular)
     sign[..., -1] = torch.sign(torch.linalg.det(u) * torch.linalg.det(vt))
-    rotation = u @ (sign[..., None] * vt)
-    if with_scale:
-        variance = (weights * source_centred.square()).sum(dim=(-1, -2))
-        scale = (singular * sign).sum(dim=-1) / variance
-    else:
-        scale = torch.ones_like(singular[..., 0])
-    translation = target_mean[..., 0, :] - scale[..., None] * (rotation @ source_mean.transpose(-1, -2))[..., 0]
-    return scale, rotation, translation
+    return u @ (sign[..., None] * vt), (singular * sign).sum(dim=-1)
+
+
+def _plane_rotation(covariance: Tensor) -> tuple[Tensor, Tensor]:
+    """The same in the plane, where it is an angle: ``a cos + b sin`` is largest. ONNX has no decomposition."""
+    along = covariance[..., 0, 0] + covariance[..., 1, 1]
+    across = covariance[..., 1, 0] - covariance[..., 0, 1]
+    stretch = torch.linalg.vector_norm(torch.stack((along, across), dim=-1), dim=-1)
+    turned = stretch > 0
+    length = torch.where(turned, stretch, 1.0)
+    cos, sin = torch.where(turned, along / length, 1.0), across / length
+    return torch.stack((cos, -sin, sin, cos), dim=-1).unflatten(-1, (2, 2)), stretch
 
 
 def apply_similarity(points: Tensor, scale: Tensor, rotation: Tensor, translation: Tensor) -> Tensor:

@@ -136,3 +136,24 @@ def test_similarity_never_reflects_and_ignores_weightless_points() -> None:
     weights[3] = 0
     scale, rotation, shift = similarity_transform(source, spoiled, weights=weights)
     torch.testing.assert_close(apply_similarity(source, scale, rotation, shift)[4:], source[4:])
+
+
+def test_a_similarity_of_the_plane_is_that_of_the_decomposition() -> None:
+    generator = torch.Generator().manual_seed(0)
+    source = torch.randn(50, 7, 2, generator=generator, dtype=torch.float64)
+    # Noise, and in half of them a reflection, of which the proper rotation is wanted that comes nearest.
+    mirrored = torch.tensor([1.0, -1.0], dtype=torch.float64).repeat_interleave(25)
+    target = source.flip(-1) * mirrored[:, None, None] + torch.randn(source.shape, generator=generator).double()
+    weights = torch.rand(50, 7, generator=generator, dtype=torch.float64)
+    scale, rotation, translation = similarity_transform(source, target, weights=weights)
+    share = (weights / weights.sum(dim=1, keepdim=True))[..., None]
+    centre, aim = (share * source).sum(dim=1), (share * target).sum(dim=1)
+    u, singular, vt = torch.linalg.svd((share * (target - aim[:, None])).mT @ (source - centre[:, None]))
+    singular[:, 1] *= torch.det(u @ vt)
+    expected = u @ torch.diag_embed(torch.stack((torch.ones(50).double(), torch.det(u @ vt)), dim=1)) @ vt
+    torch.testing.assert_close(rotation, expected)
+    spread = (share * (source - centre[:, None]).square()).sum(dim=(1, 2))
+    torch.testing.assert_close(scale, singular.sum(dim=1) / spread)
+    torch.testing.assert_close(translation, aim - scale[:, None] * (rotation @ centre[..., None])[..., 0])
+    still = similarity_transform(source, torch.zeros_like(source))
+    torch.testing.assert_close(still[1], torch.eye(2, dtype=torch.float64).expand(50, 2, 2))
