@@ -138,20 +138,22 @@ def test_similarity_never_reflects_and_ignores_weightless_points() -> None:
     torch.testing.assert_close(apply_similarity(source, scale, rotation, shift)[4:], source[4:])
 
 
-def test_the_rotation_of_points_in_the_plane_is_that_of_a_decomposition() -> None:
-    generator = torch.Generator().manual_seed(3)
-    source, target = torch.randn((2, 6, 9, 2), generator=generator, dtype=torch.float64)
-    # A mirrored target too, whose best orthogonal matrix is no rotation.
-    target = torch.cat((target, source * torch.tensor([-1.0, 1.0]) + 0.1 * target))
-    source = torch.cat((source, source))
-    scale, rotation, _ = similarity_transform(source, target)
-    for i in range(12):
-        x, y = source[i] - source[i].mean(0), target[i] - target[i].mean(0)
-        u, s, vt = np.linalg.svd((y.T @ x).numpy())
-        sign = np.array([1.0, np.sign(np.linalg.det(u @ vt))])
-        np.testing.assert_allclose(rotation[i], u @ np.diag(sign) @ vt, atol=1e-12)
-        np.testing.assert_allclose(scale[i], (s * sign).sum() / (x**2).sum(), atol=1e-12)
-    still = similarity_transform(
-        torch.zeros(1, 4, 2) + torch.tensor([[1.0], [-1.0], [0.0], [0.0]]), torch.zeros(1, 4, 2)
-    )
-    assert still[0].tolist() == [0.0] and torch.equal(still[1], torch.eye(2)[None])
+def test_a_similarity_of_the_plane_is_that_of_the_decomposition() -> None:
+    generator = torch.Generator().manual_seed(0)
+    source = torch.randn(50, 7, 2, generator=generator, dtype=torch.float64)
+    # Noise, and in half of them a reflection, of which the proper rotation is wanted that comes nearest.
+    mirrored = torch.tensor([1.0, -1.0], dtype=torch.float64).repeat_interleave(25)
+    target = source.flip(-1) * mirrored[:, None, None] + torch.randn(source.shape, generator=generator).double()
+    weights = torch.rand(50, 7, generator=generator, dtype=torch.float64)
+    scale, rotation, translation = similarity_transform(source, target, weights=weights)
+    share = (weights / weights.sum(dim=1, keepdim=True))[..., None]
+    centre, aim = (share * source).sum(dim=1), (share * target).sum(dim=1)
+    u, singular, vt = torch.linalg.svd((share * (target - aim[:, None])).mT @ (source - centre[:, None]))
+    singular[:, 1] *= torch.det(u @ vt)
+    expected = u @ torch.diag_embed(torch.stack((torch.ones(50).double(), torch.det(u @ vt)), dim=1)) @ vt
+    torch.testing.assert_close(rotation, expected)
+    spread = (share * (source - centre[:, None]).square()).sum(dim=(1, 2))
+    torch.testing.assert_close(scale, singular.sum(dim=1) / spread)
+    torch.testing.assert_close(translation, aim - scale[:, None] * (rotation @ centre[..., None])[..., 0])
+    still = similarity_transform(source, torch.zeros_like(source))
+    torch.testing.assert_close(still[1], torch.eye(2, dtype=torch.float64).expand(50, 2, 2))
