@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,16 @@ def evaluations(runs: Path, prediction: str | None = None) -> dict[tuple[str, st
             continue
         found.setdefault((record.dataset, variant), {})[int(seed)] = (record, read_samples(path, record))
     return found
+
+
+def print_values(metrics: Sequence[str], runs: Mapping[int, Evaluation]) -> None:
+    """A line per metric that the runs have: the mean over seeds, and the interval of each; fractions in percent."""
+    for metric in metrics:
+        values = [record.metrics[metric] for record, _ in runs.values() if metric in record.metrics]
+        if values:
+            factor = 100 if values[0].unit == "fraction" else 1
+            ends = "  ".join(f"[{factor * v.low:.2f}, {factor * v.high:.2f}]" for v in values)
+            print(f"  {metric:17s} {factor * np.mean([v.value for v in values]):6.2f}  {ends}")
 
 
 def difference_over_faces(pairs: list[NDArray[np.float64]]) -> tuple[float, float, float]:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from experiment import difference_over_faces, evaluations, score, train
+from experiment import difference_over_faces, evaluations, print_values, score, train
 from lightning.pytorch import Callback, Trainer
 from torch.utils.data import DataLoader
 
@@ -76,12 +76,7 @@ def show() -> None:
                 if not runs:
                     continue
                 print(f"\n{dataset}, {prediction} of the network for {name}, seeds {sorted(runs)}")
-                for metric in metrics:
-                    values = [record.metrics[metric] for record, _ in runs.values() if metric in record.metrics]
-                    if values:
-                        factor = 100 if values[0].unit == "fraction" else 1
-                        ends = "  ".join(f"[{factor * v.low:.2f}, {factor * v.high:.2f}]" for v in values)
-                        print(f"  {metric:16s} {factor * np.mean([v.value for v in values]):6.2f}  {ends}")
+                print_values(metrics, runs)
             both = sorted(together.keys() & alone.keys())
             for metric in metrics if both else ():
                 if metric in together[both[0]][1] and metric in alone[both[0]][1]:

@@ -17,9 +17,8 @@ import argparse
 import os
 from pathlib import Path
 
-import numpy as np
 import torch
-from experiment import difference_over_faces, evaluations, score, train
+from experiment import difference_over_faces, evaluations, print_values, score, train
 from torch import Tensor
 
 from datamodules import SyntheticFaces
@@ -58,12 +57,7 @@ def show(folder: Path) -> None:
             if not runs:
                 continue
             print(f"\n{dataset}, {variant}, seeds {sorted(runs)}")
-            for metric in METRICS:
-                values = [record.metrics[metric] for record, _ in runs.values() if metric in record.metrics]
-                if values:
-                    factor = 100 if values[0].unit == "fraction" else 1
-                    ends = "  ".join(f"[{factor * v.low:.2f}, {factor * v.high:.2f}]" for v in values)
-                    print(f"  {metric:16s} {factor * np.mean([v.value for v in values]):6.2f}  {ends}")
+            print_values(METRICS, runs)
             both = sorted(runs.keys() & plain.keys())
             if variant not in (REFERENCE, "mean") and both:
                 mean, low, high = difference_over_faces([runs[s][1]["nme"] - plain[s][1]["nme"] for s in both])

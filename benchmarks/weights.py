@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 
 import torch
-from experiment import evaluations, score, train
+from experiment import evaluations, print_values, score, train
 from timing import median_seconds
 
 from lightning_faces.predict.weights import load_weights, save_weights
@@ -25,7 +25,6 @@ METRICS = (
     "nme", "nme_0_30", "nme_30_60", "nme_60_90", "nme_mean", "nme_3d_mean", "yaw_deg", "pitch_deg", "roll_deg",
     "visibility_error", "geometry_mm", "vertex_mm", "action_error",
 )  # fmt: skip
-PERCENT = ("nme", "visibility", "action")
 
 
 def main() -> None:
@@ -36,12 +35,7 @@ def main() -> None:
     for prediction in ("fusion", "landmarks", "coefficients"):
         for (dataset, _), runs in sorted(evaluations(RUN.parent, prediction).items()):
             print(f"\n{dataset}, {prediction}, {runs[1][0].metrics['nme'].samples} faces")
-            for metric in METRICS:
-                value = runs[1][0].metrics.get(metric)
-                if value is not None:
-                    factor = 100 if metric.startswith(PERCENT) else 1
-                    ends = f"[{factor * value.low:.2f}, {factor * value.high:.2f}]"
-                    print(f"  {metric:17s} {factor * value.value:6.2f} {ends}")
+            print_values(METRICS, runs)
     torch.set_num_threads(1)
     method = load_weights(written).method
     image = torch.rand((1, 3, 112, 112), generator=torch.Generator().manual_seed(0))

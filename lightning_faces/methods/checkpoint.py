@@ -105,11 +105,18 @@ def load_method(
         '68'
     """
     path = Path(path).expanduser()
-    checkpoint = read_checkpoint(path)
-    kind = checkpoint_method(checkpoint, path, method)
-    loaded = build_method(kind, method_arguments(checkpoint, path, kind, options), path, checkpoint["state_dict"])
-    take_weights(loaded, checkpoint["state_dict"], path)
+    loaded = method_of(read_checkpoint(path), path, method, options)
     return loaded.to(torch.device(map_location)).eval()
+
+
+def method_of(
+    content: dict[str, Any], path: Path, method: type[FaceMethod] | None, options: dict[str, Any]
+) -> FaceMethod:
+    """The method whose arguments and weights a checkpoint's content is; see :func:`load_method`."""
+    kind = checkpoint_method(content, path, method)
+    loaded = build_method(kind, method_arguments(content, path, kind, options), path, content["state_dict"])
+    take_weights(loaded, content["state_dict"], path)
+    return loaded
 
 
 class BoundedMemory(TorchFunctionMode):

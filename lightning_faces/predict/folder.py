@@ -127,12 +127,8 @@ class FolderRun:
 
     def _open(self, sources: Sequence[Source], journal: Journal) -> Iterator[_Read]:
         for source in sources:
-            try:
-                stat = source.path.stat()
-            except OSError as error:
-                self.skip(source, UNREADABLE, f"{source.path} cannot be read: {error.strerror}.", journal)
-                continue
-            if self.is_done(source, stat, journal):
+            stat = self.to_do(source, journal)
+            if stat is None:
                 continue
             if self.boxes is not None and not len(self.boxes.get((source.name, -1), ())):
                 self.skip(source, NO_FACE, f"{source.path} has no box.", journal)
@@ -144,14 +140,19 @@ class FolderRun:
                 continue
             yield _Read(source, stat, image)
 
-    def is_done(self, source: Source, stat: os.stat_result, journal: Journal) -> bool:
-        """Whether an earlier run predicted a file with the same settings; it is counted then."""
+    def to_do(self, source: Source, journal: Journal) -> os.stat_result | None:
+        """Size and time of a file; None if it cannot be read, or was done with the same settings, which is counted."""
+        try:
+            stat = source.path.stat()
+        except OSError as error:
+            self.skip(source, UNREADABLE, f"{source.path} cannot be read: {error.strerror}.", journal)
+            return None
         if not journal.has(source.name, self.settings, stat.st_size, stat.st_mtime_ns):
-            return False
+            return stat
         self.summary.photographs += 1
         self.summary.earlier += 1
         self.progress.advance()
-        return True
+        return None
 
     def _predict(self, reads: Sequence[_Read], journal: Journal) -> None:
         boxes = [None if self.boxes is None else self.boxes[read.source.name, -1] for read in reads]

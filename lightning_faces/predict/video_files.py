@@ -33,12 +33,8 @@ def predict_video(run: FolderRun, source: Source, journal: Journal) -> None:
         source: The video.
         journal: Gets a line per frame, and one for the video.
     """
-    try:
-        stat = source.path.stat()
-    except OSError as error:
-        run.skip(source, UNREADABLE, f"{source.path} cannot be read: {error.strerror}.", journal)
-        return
-    if run.is_done(source, stat, journal):
+    stat = run.to_do(source, journal)
+    if stat is None:
         return
     boxes = None
     if run.boxes is not None:

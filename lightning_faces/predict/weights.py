@@ -24,13 +24,7 @@ from lightning_faces import __version__
 from lightning_faces.errors import ConfigurationError, DataError
 from lightning_faces.files import write_atomic
 from lightning_faces.methods.base import FaceMethod
-from lightning_faces.methods.checkpoint import (
-    build_method,
-    checkpoint_method,
-    method_arguments,
-    read_checkpoint,
-    take_weights,
-)
+from lightning_faces.methods.checkpoint import method_of, read_checkpoint
 
 DEFAULT = "faces"
 """Name of the weights that are used where none are named."""
@@ -108,9 +102,7 @@ def load_weights(name_or_path: str | Path | None = None, margin: float | None = 
     else:
         content, label = read_checkpoint(path), str(path)
         digest = _digest(content["state_dict"])
-    kind = checkpoint_method(content, path)
-    method = build_method(kind, method_arguments(content, path, kind, options), path, content["state_dict"])
-    take_weights(method, content["state_dict"], path)
+    method = method_of(content, path, None, options)
     return Loaded(method.eval(), _crop_of(content.get("training"), path, margin), label, digest[:16])
 
 
